@@ -1,0 +1,1 @@
+"""labrun: the command that plays, checks and explains the five runtimes."""

@@ -1,0 +1,189 @@
+"""`labrun`: the command line. Each command lives in a room of its own, loaded when it is called."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
+
+import typer
+
+from labs import texts
+from labs.errors import USAGE, Refused
+
+app = typer.Typer(
+    name="labrun",
+    help="From chroot to a container, in five stages that you can measure.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Language = Annotated[
+    Literal["en", "zh"] | None,
+    typer.Option("--lang", help="The language: English or 简体中文 (default: the locale's)."),
+]
+NoInput = Annotated[bool, typer.Option("--no-input", help="Ask nothing, wait for nothing.")]
+JsonFile = Annotated[
+    str | None, typer.Option("--json", metavar="FILE", help="Write the results here; - is stdout.")
+]
+
+
+def stage(number: int) -> None:
+    """Add the command `stageN`, which plays that stage's demo."""
+
+    @app.command(f"stage{number}", help=f"Play the demo of stage {number}.")
+    def play(
+        steps: Annotated[
+            list[str] | None, typer.Argument(metavar="[STEP]...", help="Play these steps only.")
+        ] = None,
+        no_input: NoInput = False,
+        json: JsonFile = None,
+        runtime: Annotated[
+            str | None, typer.Option(metavar="CMD", help="A runtime of your own, by its command.")
+        ] = None,
+        root: Annotated[
+            Path | None, typer.Option(metavar="DIR", help="The root file system to use.")
+        ] = None,
+        lang: Language = None,
+    ) -> None:
+        from labs import demo
+
+        texts.speak(lang)
+        sys.exit(
+            demo.play(
+                f"stage{number}",
+                steps or [],
+                no_input=no_input,
+                json_file=json,
+                runtime=runtime,
+                root=root,
+            )
+        )
+
+
+for _number in (1,):
+    stage(_number)
+
+
+@app.command()
+def rootfs(
+    directory: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="Where to put it.")
+    ] = Path("rootfs"),
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="SOURCE",
+            help="busybox, docker, docker:IMAGE, a tarball, or an OCI layout.",
+        ),
+    ] = "busybox",
+    lang: Language = None,
+) -> None:
+    """Make a root file system."""
+    from labs import rootfs
+
+    texts.speak(lang)
+    sys.exit(rootfs.command(directory, source))
+
+
+@app.command()
+def doctor(json: JsonFile = None, lang: Language = None) -> None:
+    """Say what this machine can do, and the remedy for what it can't."""
+    from labs import doctor
+
+    texts.speak(lang)
+    sys.exit(doctor.command(json))
+
+
+@app.command()
+def check(
+    stages: Annotated[
+        list[str] | None, typer.Argument(metavar="[STAGE]...", help="stage1 … stage5.")
+    ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(metavar='"CMD"|@PEER', help="What to judge (default: the stage itself)."),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The root file system to use.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="ID,...", help="These axes only, of any stage.")
+    ] = None,
+    json: JsonFile = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write JUnit XML here.")
+    ] = None,
+    no_input: NoInput = False,
+    lang: Language = None,
+) -> None:
+    """Judge how well a runtime isolates: ours, yours, Docker's."""
+    from labs import check
+
+    texts.speak(lang)
+    sys.exit(
+        check.command(
+            stages or [],
+            runtime=runtime,
+            root=root,
+            only=only.split(",") if only else [],
+            json_file=json,
+            junit=junit,
+            no_input=no_input,
+        )
+    )
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def test(
+    context: typer.Context,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also what needs peers, other Pythons, a browser, a VM.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Install what is needed without asking.")] = (
+        False
+    ),
+) -> None:
+    """Run the project's own tests and linters; further arguments go to pytest."""
+    from labs import selftest
+
+    sys.exit(selftest.command(context.args, everything=everything, yes=yes))
+
+
+@app.command()
+def clean(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    lang: Language = None,
+) -> None:
+    """Remove what a killed run left behind: only what labrun tagged as its own."""
+    from labs import clean
+
+    texts.speak(lang)
+    sys.exit(clean.command(yes=yes, dry_run=dry_run))
+
+
+def main() -> NoReturn:
+    """Run the command line; a refusal is one line on stderr, Ctrl-C is status 130."""
+    try:
+        app(standalone_mode=False)
+        status = 0
+    except Refused as no:
+        print(f"labrun: {no}", file=sys.stderr)
+        status = no.status
+    except typer.Abort:
+        status = 130
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        status = 130
+    except BrokenPipeError:
+        # Whoever read our output has gone: say nothing more, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = 0
+    except Exception as error:
+        if not hasattr(error, "show"):
+            raise
+        error.show()
+        status = getattr(error, "exit_code", USAGE)
+    sys.exit(status)

@@ -1,0 +1,19 @@
+"""Where labrun keeps things."""
+
+import os
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def cache() -> Path:
+    """Return the folder for what can be made again: root file systems, downloads.
+
+    `LABRUN_CACHE` if set; for root the system's own cache, since a folder of root's in a user's
+    home is one that the user can't remove; else the XDG Base Directory Specification's place.
+    """
+    if chosen := os.environ.get("LABRUN_CACHE"):
+        return Path(chosen)
+    if os.geteuid() == 0:
+        return Path("/var/cache/labrun")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labrun"
