@@ -71,7 +71,11 @@ def shebang(python: Path) -> str:
     what the shell reads is a string.
     """
     line = f"#!{python} -ISXutf8"
-    if " " not in str(python) and "\t" not in str(python) and len(os.fsencode(line)) < SHEBANG_LIMIT:
+    if (
+        " " not in str(python)
+        and "\t" not in str(python)
+        and len(os.fsencode(line)) < SHEBANG_LIMIT
+    ):
         return line
     return f"#!/bin/sh\n'''exec' \"{python}\" -ISXutf8 \"$0\" \"$@\"\n' '''"
 
@@ -94,7 +98,9 @@ def write(environment: Path, checkout: Path = CHECKOUT) -> list[Path]:
                 checkout=str(checkout),
                 packages=packages,
                 module=module,
-            )
+            ),
+            encoding="utf-8",
+            errors="surrogateescape",
         )
         new.chmod(stat.S_IRWXU | stat.S_IRGRP | stat.S_IXGRP | stat.S_IROTH | stat.S_IXOTH)
         new.replace(starter)

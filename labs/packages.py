@@ -1,0 +1,151 @@
+"""The distribution's packages: say what is missing, fetch it, and let none of it start a daemon."""
+
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from labs.errors import CANNOT, FAILED, Refused
+
+POLICY = Path("/usr/sbin/policy-rc.d")
+"""Asked by Debian's packages before they start a service; 101 forbids it (invoke-rc.d(8))."""
+
+DAEMONS = ("dockerd", "containerd")
+UNITS = ("docker.service", "docker.socket", "containerd.service")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package of the distribution, the program for which it is wanted, and why."""
+
+    name: str
+    program: str
+    why: str
+
+    def missing(self) -> bool:
+        """Tell whether its program is not to be found, /usr/sbin included."""
+        path = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
+        return shutil.which(self.program, path=path) is None
+
+
+PEERS = [
+    Package("runc", "runc", "the peer @runc"),
+    Package("bubblewrap", "bwrap", "the peer @bwrap"),
+    Package("docker.io", "dockerd", "the peer @docker, and the article's docker export"),
+]
+"""What `labrun test --all` needs; a room that needs more adds its rows here."""
+
+
+def running(names: tuple[str, ...] = DAEMONS) -> set[int]:
+    """Return the process ids whose program has one of the names (proc_pid_comm(5))."""
+    found = set()
+    for comm in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            if comm.read_text().rstrip("\n") in names:
+                found.add(int(comm.parent.name))
+        except OSError:  # it ended while we looked
+            continue
+    return found
+
+
+@contextmanager
+def no_service_starts(policy: Path = POLICY) -> Iterator[None]:
+    """Forbid packages that are installed meanwhile to start their services."""
+    try:
+        fd = os.open(policy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o755)
+    except FileExistsError:
+        # Somebody's own policy: it decides, and the check after the installation still looks.
+        yield
+        return
+    try:
+        os.write(fd, b"#!/bin/sh\n# Put here by `labrun test --all` while it installs.\nexit 101\n")
+        os.fchmod(fd, stat.S_IRWXU | stat.S_IRGRP | stat.S_IXGRP | stat.S_IROTH | stat.S_IXOTH)
+        os.close(fd)
+        yield
+    finally:
+        policy.unlink(missing_ok=True)
+
+
+def apt(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run apt-get without questions, as root."""
+    return subprocess.run(
+        ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=120", *words],
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+
+
+def install(names: list[str]) -> None:
+    """Install packages; none of their services runs afterwards, and none starts at boot.
+
+    Raises Refused where there is no apt, no root, or where apt fails.
+    """
+    if not names:
+        return
+    what = f"installing {' '.join(names)}"
+    if not shutil.which("apt-get"):
+        raise Refused(
+            what, "there is no apt-get here", "install their like with your own", status=CANNOT
+        )
+    if os.geteuid() != 0:
+        raise Refused(what, "this needs root", f"sudo apt-get install {' '.join(names)}", status=3)
+    before = running()
+    enabled = {unit for unit in UNITS if is_enabled(unit)}
+    with no_service_starts():
+        words = ("install", "--no-install-recommends", *names)
+        done = apt(*words)
+        if done.returncode != 0 and apt("update").returncode == 0:
+            done = apt(*words)
+    # systemd would start at the next boot what the package enabled.
+    if new := [unit for unit in UNITS if unit not in enabled and is_enabled(unit)]:
+        subprocess.run(
+            ["systemctl", "disable", "--now", *new],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+    if done.returncode != 0:
+        reason = next(
+            (line for line in reversed(done.stdout.splitlines()) if line.startswith("E: ")),
+            f"apt-get ended with {done.returncode}",
+        )
+        raise Refused(
+            what, reason.removeprefix("E: "), f"apt-get install {' '.join(names)}", status=CANNOT
+        )
+    if started := running() - before:
+        pids = " ".join(map(str, sorted(started)))
+        raise Refused(
+            what, f"a daemon was started by it (pid {pids})", f"kill {pids}", status=FAILED
+        )
+
+
+def is_enabled(unit: str) -> bool:
+    """Tell whether systemd starts the unit at boot; without systemd nothing does."""
+    if not shutil.which("systemctl"):
+        return False
+    return (
+        subprocess.run(
+            ["systemctl", "is-enabled", "--quiet", unit],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        ).returncode
+        == 0
+    )
+
+
+def available(name: str) -> bool:
+    """Tell whether the distribution has a package of that name."""
+    if not shutil.which("apt-cache"):
+        return False
+    shown = subprocess.run(["apt-cache", "show", name], capture_output=True, check=False)
+    return shown.returncode == 0 and bool(shown.stdout)

@@ -1,0 +1,409 @@
+"""`labrun test`: the linters and the tests, in one command; with --all, every room of them."""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+from labs import packages
+from labs.errors import CANNOT, FAILED, USAGE, Refused
+from labs.paths import CHECKOUT, cache
+from labs.privilege import as_owner, environment, owns_checkout
+
+PYTHONS = ("3.11", "3.12", "3.13")
+"""The versions that the tests must pass on: those of pyproject.toml's `requires-python` on."""
+
+DEV_LOCK = CHECKOUT / "requirements-dev.lock"
+
+LINTERS: tuple[tuple[str, ...], ...] = (
+    ("ruff", "check"),
+    ("ruff", "format", "--check"),
+    ("mypy", "--strict"),
+    ("lint-imports",),
+    ("shellcheck", "labrun", ".ci/run"),
+)
+"""What must have nothing to say; programs of the environment, started in the checkout."""
+
+CORE = ("-m", "not peers", "-n", "auto", "--dist", "loadgroup")
+"""Tests that can't run beside each other share a mark: `@pytest.mark.xdist_group("machine")`."""
+
+
+@dataclass
+class Count:
+    """How many tests passed, failed and were skipped."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def add(self, report: Path) -> None:
+        """Add what a JUnit report says; a run that wrote none executed nothing."""
+        try:
+            suites = ElementTree.parse(report).getroot().iter("testsuite")
+        except (OSError, ElementTree.ParseError):
+            return
+        for suite in suites:
+            total, bad, skipped = (
+                sum(int(suite.get(key, 0)) for key in keys)
+                for keys in (("tests",), ("failures", "errors"), ("skipped",))
+            )
+            self.passed += total - bad - skipped
+            self.failed += bad
+            self.skipped += skipped
+
+    def __str__(self) -> str:
+        return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+
+
+@dataclass
+class Run:
+    """One `labrun test`: what was done so far, and with what result."""
+
+    folder: Path
+    count: Count = field(default_factory=Count)
+    failed: list[str] = field(default_factory=list)
+    cannot: list[str] = field(default_factory=list)
+
+    def report(self) -> Path:
+        """Return a new name for a report."""
+        return self.folder / f"{time.monotonic_ns()}.xml"
+
+    def status(self) -> int:
+        """Return the exit status: what could not be tried is never a pass."""
+        return FAILED if self.failed else CANNOT if self.cannot else 0
+
+
+@dataclass(frozen=True)
+class Room:
+    """A part of `labrun test --all`: what it is, what it installs, and what it runs."""
+
+    title: str
+    wants: Callable[[], list[packages.Package]]
+    run: Callable[[Run], None]
+
+
+def say(text: str) -> None:
+    """Print a line of our own, before whatever a child prints next."""
+    print(text, flush=True)
+
+
+# ---- the environment ----------------------------------------------------------------------------
+
+
+def install_tools() -> None:
+    """Install the linters and the tests' tools from their lock, unless they are here already."""
+    note = environment() / ".labrun" / "installed-dev"
+    lock = DEV_LOCK.read_text()
+    if note.exists() and note.read_text() == lock:
+        return
+    say("labrun: installing the linters and the tests' tools, once")
+    owner = as_owner()
+    done = subprocess.run(
+        [
+            *(environment() / "bin" / "python", "-I", "-m", "pip", "install", "--no-input"),
+            *("--quiet", "--progress-bar", "off", "--disable-pip-version-check"),
+            *("--require-hashes", "--only-binary", ":all:", "-r", DEV_LOCK),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+        **owner,
+    )
+    if done.returncode != 0:
+        print(done.stdout, end="", file=sys.stderr)
+        raise Refused(
+            "installing the tests' tools",
+            f"pip ended with {done.returncode}, see above",
+            "run `./labrun test` again when that is mended",
+            status=CANNOT,
+        )
+    # Written by the owner too: under sudo nothing of root's may stay in the environment.
+    subprocess.run(
+        ["/bin/sh", "-c", 'cat >"$0.new" && mv -f -- "$0.new" "$0"', note],
+        input=lock,
+        text=True,
+        check=True,
+        **owner,
+    )
+
+
+# ---- linters ------------------------------------------------------------------------------------
+
+
+def lint(run: Run) -> None:
+    """Run the linters as the checkout's owner, whose caches they write; show what they say."""
+    owner = as_owner()
+    binaries = environment() / "bin"
+    path = f"{binaries}{os.pathsep}{owner['env'].get('PATH', os.defpath)}"
+    owner["env"] = owner["env"] | {"PATH": path, "NO_COLOR": "1"}
+    for program, *arguments in LINTERS:
+        name = " ".join([program, *arguments])
+        print(f"  {name} … ", end="", flush=True)
+        began = time.monotonic()
+        done = subprocess.run(
+            [binaries / program, *arguments],
+            cwd=CHECKOUT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+            **owner,
+        )
+        word = "ok" if done.returncode == 0 else "failed"
+        say(f"{word} ({time.monotonic() - began:.1f} s)")
+        if done.returncode != 0:
+            say(done.stdout.rstrip())
+            run.failed.append(name)
+
+
+# ---- tests --------------------------------------------------------------------------------------
+
+
+def run_pytest(arguments: Sequence[str]) -> int:
+    """Run pytest in this environment, as who we are, and return its exit status.
+
+    Root in somebody's checkout leaves nothing of its own there: no cache, no bytecode.
+    """
+    words = [str(environment() / "bin" / "python"), "-m", "pytest"]
+    env = dict(os.environ)
+    if not owns_checkout():
+        words += ["-p", "no:cacheprovider"]
+        env["PYTHONDONTWRITEBYTECODE"] = "1"
+    done = subprocess.run([*words, *arguments], cwd=CHECKOUT, env=env, check=False)
+    return done.returncode
+
+
+def pytest(run: Run, title: str, arguments: Sequence[str]) -> None:
+    """Run pytest, and count from its report."""
+    report = run.report()
+    if run_pytest([*arguments, f"--junitxml={report}"]) != 0:
+        run.failed.append(title)
+    run.count.add(report)
+
+
+def core(run: Run) -> None:
+    """Run the linters, and the tests that need nothing but what a student has."""
+    say("labrun: linters")
+    lint(run)
+    say(f"labrun: tests, Python {sys.version_info.major}.{sys.version_info.minor}")
+    pytest(run, "tests", CORE)
+
+
+def peers(run: Run) -> None:
+    """Run the tests that need the real runtimes, one after the other: they share the machine."""
+    say("labrun: tests with peers")
+    pytest(run, "tests with peers", ["-m", "peers", "-n", "0"])
+
+
+# ---- other Pythons ------------------------------------------------------------------------------
+
+
+def other_pythons() -> list[str]:
+    """Return the versions that must pass and are not the one that runs us."""
+    ours = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return [version for version in PYTHONS if version != ours]
+
+
+def find_python(version: str) -> Path | None:
+    """Return a real interpreter of that version: on PATH, or among pyenv's; never a shim."""
+    name = f"python{version}"
+    folders = [Path(folder) for folder in os.environ.get("PATH", os.defpath).split(os.pathsep)]
+    owner = as_owner()["env"]
+    homes = {owner.get("HOME"), os.environ.get("HOME")}
+    roots = {os.environ.get("PYENV_ROOT"), *(f"{home}/.pyenv" for home in homes if home)}
+    for root in sorted(root for root in roots if root):
+        # 3.12.9 before 3.12.10: the newest last, so it is tried first.
+        versions = Path(root).glob(f"versions/{version}.*/bin")
+        folders += sorted(versions, key=lambda p: len(p.parent.name), reverse=True)
+    ask = "import os, sys; print(os.path.realpath(sys.executable)); print(sys.version)"
+    for candidate in (folder / name for folder in folders):
+        try:
+            if not os.access(candidate, os.X_OK):
+                continue
+            # By the owner, who sets its environment up: root's folders may be closed to it.
+            done = subprocess.run(
+                [candidate, "-I", "-c", ask],
+                capture_output=True,
+                text=True,
+                check=False,
+                **as_owner(),
+            )
+        except OSError:
+            continue
+        lines = done.stdout.splitlines()
+        if done.returncode == 0 and lines[1].startswith(f"{version}."):
+            return Path(lines[0])
+    return None
+
+
+def python_packages() -> list[packages.Package]:
+    """Return the packages of the Pythons that are missing here and that the distribution has."""
+    return [
+        packages.Package(f"python{version}{suffix}", f"python{version}", "the tests on that Python")
+        for version in other_pythons()
+        if find_python(version) is None and packages.available(f"python{version}-venv")
+        for suffix in ("", "-venv")
+    ]
+
+
+def pythons(run: Run) -> None:
+    """Run the core tests on each other Python, in an environment that the launcher makes."""
+    for version in other_pythons():
+        title = f"tests, Python {version}"
+        python = find_python(version)
+        if python is None:
+            in_ci = os.environ.get("CI") == "true"
+            (run.failed if in_ci else run.cannot).append(
+                f"{title}: no python{version} here: install it (apt-get install "
+                f"python{version}-venv, uv python install {version}, pyenv install {version})"
+            )
+            continue
+        say(f"labrun: {title}")
+        report = run.report()
+        env = os.environ | {
+            "LABRUN_VENV": str(cache() / f"python{version}"),
+            "LABRUN_PYTHON": str(python),
+        }
+        done = subprocess.run(
+            [CHECKOUT / "labrun", "test", "--", *CORE, f"--junitxml={report}"],
+            cwd=CHECKOUT,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        run.count.add(report)
+        if done.returncode != 0:
+            run.failed.append(title)
+
+
+# ---- an ordinary user ---------------------------------------------------------------------------
+
+STRANGER = 65533
+"""A user id that no distribution gives to anybody: below `nobody`, above what adduser hands out."""
+
+
+def copy_checkout(target: Path) -> None:
+    """Copy the checkout, without its history and without what was made in it."""
+    made = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache")
+    shutil.copytree(CHECKOUT, target, symlinks=True, ignore=made)
+    shutil.rmtree(target / "rootfs", ignore_errors=True)
+
+
+def ordinary(run: Run) -> None:
+    """Run the core as an ordinary user, from a clone of that user's: set-up, tests and all.
+
+    What an ordinary user can't do is skipped there with its reason: it was done as root above.
+    """
+    title = "tests, as an ordinary user"
+    if os.geteuid() != 0:
+        return
+    say(f"labrun: {title}")
+    with tempfile.TemporaryDirectory(prefix="labrun-user-") as name:
+        home = Path(name)
+        copy_checkout(home / "labrun")
+        for path in (home, *home.rglob("*")):
+            os.chown(path, STRANGER, STRANGER, follow_symlinks=False)
+        report = home / "report.xml"
+        env = {
+            "HOME": str(home),
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LANG": "C.UTF-8",
+            "TMPDIR": str(home / "tmp"),
+        }
+        kept = ("CI", "NO_COLOR", "PIP_CERT", "PIP_DEFAULT_TIMEOUT", "PIP_FIND_LINKS", "TERM")
+        env |= {key: os.environ[key] for key in kept if key in os.environ}
+        (home / "tmp").mkdir()
+        os.chown(home / "tmp", STRANGER, STRANGER)
+        done = subprocess.run(
+            [home / "labrun" / "labrun", "test", "--", *CORE, f"--junitxml={report}"],
+            cwd=home / "labrun",
+            env=env,
+            user=STRANGER,
+            group=STRANGER,
+            extra_groups=[],
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        run.count.add(report)
+    if done.returncode != 0:
+        run.failed.append(title)
+
+
+# ---- the command --------------------------------------------------------------------------------
+
+ROOMS = (
+    Room("the linters and the core tests", list, core),
+    Room("the tests with peers", lambda: packages.PEERS, peers),
+    Room(f"the core tests on Python {', '.join(PYTHONS)}", python_packages, pythons),
+    Room("the core tests as an ordinary user", list, ordinary),
+)
+"""What --all does, in order. A later room (the site in a browser, a VM) is one more row."""
+
+
+def prepare(*, yes: bool) -> None:
+    """Name what --all will do and install; ask, unless told not to; install it."""
+    say("labrun test --all runs")
+    for room in ROOMS:
+        say(f"  {room.title}")
+    wanted = [package for room in ROOMS for package in room.wants() if package.missing()]
+    names = list(dict.fromkeys(package.name for package in wanted))
+    if not names:
+        say("Nothing is to be installed.")
+        return
+    say("It installs, from your distribution, without starting any service:")
+    for package in wanted:
+        say(f"  {package.name:<16} {package.why}")
+    if not yes and os.environ.get("CI") != "true":
+        if not sys.stdin.isatty():
+            raise Refused(
+                "labrun test --all",
+                "it would install packages, and nobody is there to be asked",
+                "say --yes",
+                status=USAGE,
+            )
+        if input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+            raise Refused("labrun test --all", "you said no", "nothing was done")
+    packages.install(names)
+
+
+def summary(run: Run) -> None:
+    """Say what failed and what could not be tried; the last line is one that CI can read."""
+    for what in run.failed:
+        say(f"labrun: failed: {what}")
+    for what in run.cannot:
+        say(f"labrun: not run: {what}")
+    say(str(run.count))
+
+
+def command(args: list[str], *, everything: bool, yes: bool) -> int:
+    """Run the project's own tests; with `args`, pytest alone, with those arguments.
+
+    Returns 0 when everything passed, 1 when anything failed, 3 when something could not be tried.
+    """
+    os.umask(stat.S_IWGRP | stat.S_IWOTH)
+    if args and everything:
+        raise Refused("labrun test", "--all takes no arguments for pytest", status=USAGE)
+    if args:
+        install_tools()
+        return run_pytest(args)
+    if everything:
+        prepare(yes=yes)
+    install_tools()
+    with tempfile.TemporaryDirectory(prefix="labrun-test-") as folder:
+        run = Run(Path(folder))
+        for room in ROOMS if everything else ROOMS[:1]:
+            room.run(run)
+        summary(run)
+    return run.status()
