@@ -1,0 +1,263 @@
+"""The bench: a throw-away host on which a runtime is tried, so that its mistakes harm nothing.
+
+A process of the judge's becomes pid 1 of outer namespaces: mounts (propagation shared, as systemd
+has it), network (with links and routes of its own), uts, ipc and pid, in an outer cgroup with
+limits. The judge stays outside and looks in. When the judge lets go, or dies, the kernel kills
+pid 1, with it every process on the bench, and takes all the rest away with the last of them.
+
+A demo runs on the machine itself: there only the mounts are the bench's own.
+"""
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, NoReturn, Self, TypeVar
+
+from checks import cgroup, kernel, visitor
+from checks.canaries import Canaries, nonce, plant
+
+T = TypeVar("T")
+
+OUTER = ("mnt", "net", "uts", "ipc", "pid")
+"""The namespaces that a bench has of its own."""
+OVERLAID = ("/tmp", "/var/tmp")
+"""Folders that everybody may write to: what a runtime leaves there must be seen, and must go."""
+UPPERS = "/run/.bench"
+"""Where the bench keeps what is written to those folders."""
+
+
+class NoBench(Exception):
+    """This machine, or this user, cannot have a bench."""
+
+
+class Bench:
+    """A place where runtimes are started, and looked at from outside."""
+
+    def __init__(self, root: Path, *, machine: bool = False) -> None:
+        """Prepare a bench for the root file system `root`; `machine`: on this machine itself."""
+        self.root = root.resolve()
+        self.machine = machine
+        self.outer = ("mnt",) if machine else OUTER
+        self.pid = 0
+        self.canaries: Canaries
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Start pid 1 of the bench, and wait until all canaries are planted.
+
+        Raises NoBench with the reason.
+        """
+        if os.geteuid() != 0:
+            raise NoBench("needs root: a bench is made of namespaces and a cgroup")
+        with ExitStack() as stack:
+            self._group = stack.enter_context(cgroup.outer_group())
+            scratch = ""
+            if self.machine:
+                scratch = tempfile.mkdtemp(prefix="labrun-")
+                stack.callback(shutil.rmtree, scratch)
+            planted = self._start(stack, scratch)
+            canary = self.popen(["/bin/sh", "-c", "read wait", nonce()], stdin=subprocess.PIPE)
+            stack.callback(_end, canary)
+            self.canaries = replace(planted, process=canary.pid)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Kill everything on the bench, and take the bench down."""
+        self._stack.close()
+
+    def _start(self, stack: ExitStack, scratch: str) -> Canaries:
+        """Fork pid 1 of the bench, and have it taken down with the stack."""
+        if not self.machine:
+            import pyroute2  # noqa: F401  # before the fork: afterwards each bench would load it
+        report, answer = os.pipe()
+        hold, held = os.pipe()
+        outer = os.fork()
+        if outer == 0:
+            os.close(held)
+            os.close(report)
+            _be_bench(self, scratch, hold, answer)
+        # Pid 1 lives as long as somebody has the other end of its pipe: us.
+        stack.callback(os.waitpid, outer, 0)
+        stack.callback(os.close, held)
+        os.close(hold)
+        os.close(answer)
+        with os.fdopen(report, "rb") as pipe:
+            told = json.loads(pipe.readline() or b'{"error": "its first process died"}')
+        if "error" in told:
+            raise NoBench(f"no bench can be made here: {told['error']}")
+        self.pid = told.pop("pid") if self.machine else _child_of(outer)
+        return Canaries(**told)
+
+    @property
+    def scratch(self) -> str:
+        """Return the bench's own folder for temporary files, outside of ROOT."""
+        return os.path.dirname(self.canaries.directory)
+
+    def see(self, look: Callable[[], T], *, root: bool = False) -> T:
+        """Return what `look()` returns on the bench: the host's view."""
+        return visitor.visit(self.pid, look, root=root)
+
+    def link(self, namespace: str) -> str:
+        """Return which namespace the bench is in, such as `net:[4026531840]`."""
+        return visitor.link(self.pid, namespace)
+
+    def path(self, path: str | Path) -> str:
+        """Return how the judge reaches a path of the bench's."""
+        return f"/proc/{self.pid}/root{path}"
+
+    def processes(self) -> dict[int, list[str]]:
+        """Return pid (as the bench numbers it) and argv of each process on the bench."""
+        proc = Path(self.path("/proc"))
+        found = {}
+        for entry in proc.iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    found[int(entry.name)] = argv_of(entry)
+        return found
+
+    def popen(
+        self,
+        argv: Sequence[str | bytes],
+        *,
+        environment: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+        stdin: int | IO[bytes] = subprocess.DEVNULL,
+        stdout: int | IO[bytes] = subprocess.DEVNULL,
+        stderr: int | IO[bytes] = subprocess.DEVNULL,
+    ) -> subprocess.Popen[bytes]:
+        """Start a program on the bench; it dies with the judge. Its pid is as the judge sees it."""
+        joined = {
+            kernel.NAMESPACES[name]: os.open(f"/proc/{self.pid}/ns/{name}", os.O_RDONLY)
+            for name in self.outer
+        }
+        home = os.open("/proc/self/ns/pid", os.O_RDONLY)
+        here = os.getcwd()
+
+        def board() -> None:
+            kernel.die_with_parent()
+            self._group.join()
+            for flag, fd in joined.items():
+                if flag != kernel.CLONE_NEWPID:
+                    kernel.setns(fd, flag)
+            # Joining a mount namespace moves a process to that namespace's root directory.
+            os.chdir(here)
+
+        try:
+            if kernel.CLONE_NEWPID in joined:
+                # A process never changes its own pid namespace, only that of its next children.
+                kernel.setns(joined[kernel.CLONE_NEWPID], kernel.CLONE_NEWPID)
+            return subprocess.Popen(
+                argv,
+                env={**os.environ, **(environment or {})},
+                pass_fds=pass_fds,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                preexec_fn=board,
+            )
+        finally:
+            if kernel.CLONE_NEWPID in joined:
+                kernel.setns(home, kernel.CLONE_NEWPID)
+            for fd in (home, *joined.values()):
+                os.close(fd)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that we started, and forget it."""
+    process.kill()
+    process.communicate()
+
+
+def _child_of(pid: int) -> int:
+    """Return the pid of a process's only child. See proc_pid_task(5)."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()[0])
+
+
+def argv_of(process: Path) -> list[str]:
+    """Return the arguments of the process whose /proc directory is given.
+
+    See proc_pid_cmdline(5).
+    """
+    return [os.fsdecode(word) for word in (process / "cmdline").read_bytes().split(b"\0")[:-1]]
+
+
+def _be_bench(bench: Bench, scratch: str, hold: int, answer: int) -> NoReturn:
+    """Be the bench: leave the machine's namespaces, plant the canaries, and wait."""
+    try:
+        kernel.die_with_parent()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # A Ctrl-C is for the judge, who takes the bench down in order.
+            signal.signal(number, signal.SIG_IGN)
+        kernel.unshare(sum(kernel.NAMESPACES[name] for name in bench.outer))
+        if "pid" in bench.outer and (child := os.fork()):
+            os.close(hold)
+            os.close(answer)
+            os.waitpid(child, 0)
+            os._exit(0)
+        kernel.die_with_parent()
+        # First of all: nothing that is mounted from here on may reach the machine.
+        kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+        if not bench.machine:
+            scratch = _furnish([bench.root, Path(__file__)])
+        proc = bench.root / "proc"
+        if proc.is_dir():
+            kernel.mount(
+                "proc", str(proc), "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+            )
+        told: dict[str, object] = asdict(plant(scratch, machine=bench.machine))
+        # As systemd leaves it: a mount made on the bench reaches every other namespace of it.
+        if not bench.machine:
+            kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_SHARED)
+    except OSError as error:
+        told = {"error": str(error)}
+    if bench.machine:
+        told["pid"] = os.getpid()
+    os.write(answer, json.dumps(told).encode() + b"\n")
+    os.close(answer)
+    while not select.select([hold], [], [], 0.2)[0]:
+        # Pid 1 is the heir of every orphan, and buries it.
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+    os._exit(0)
+
+
+def _furnish(needed: Iterable[Path]) -> str:
+    """Mount what a throw-away host has of its own; return its folder for temporary files.
+
+    The folders that everybody writes to become copies-on-write of the machine's: what is on the
+    machine (a checkout, ROOT) is there, and what is written goes with the bench.
+    """
+    if any(path.is_relative_to(place) for path in needed for place in ("/run", "/dev/shm")):
+        raise OSError(0, "what it needs is under /run or /dev/shm, where the bench has its own")
+    flags = kernel.MS_NOSUID | kernel.MS_NODEV
+    kernel.mount("proc", "/proc", "proc", flags | kernel.MS_NOEXEC)
+    kernel.mount("tmpfs", "/run", "tmpfs", flags, "mode=755,size=256m")
+    kernel.mount("tmpfs", "/dev/shm", "tmpfs", flags, "mode=1777,size=64m")
+    if os.path.isdir("/dev/mqueue"):
+        kernel.mount("mqueue", "/dev/mqueue", "mqueue", flags)
+    for folder in filter(os.path.isdir, OVERLAID):
+        upper, work = (f"{UPPERS}{folder}/{name}" for name in ("upper", "work"))
+        os.makedirs(upper)
+        os.makedirs(work)
+        os.chmod(upper, 0o1777)
+        kernel.mount(
+            "overlay", folder, "overlay", 0, f"lowerdir={folder},upperdir={upper},workdir={work}"
+        )
+    return tempfile.mkdtemp(prefix="bench-", dir="/tmp")

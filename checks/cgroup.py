@@ -1,0 +1,108 @@
+"""The outer cgroup of a bench: what is tried there can take only so much of the machine."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from checks.canaries import nonce
+
+LIMITS = {
+    # file: value; v1 and v2 names of the same limit
+    "memory.limit_in_bytes": str(1 << 30),
+    "memory.max": str(1 << 30),
+    "pids.max": "512",
+}
+
+
+class Group:
+    """One group in each hierarchy: those of v1, and v2."""
+
+    def __init__(self, directories: list[Path]) -> None:
+        """Take the directories of the group, one a hierarchy."""
+        self.directories = directories
+
+    def join(self) -> None:
+        """Move the calling process, and with it its children, into the group."""
+        for directory in self.directories:
+            # "0" is the writer. See cgroups(7).
+            (directory / "cgroup.procs").write_text("0", encoding="ascii")
+
+    def below(self) -> list[str]:
+        """Return the groups that somebody made below this one."""
+        return [str(path) for directory in self.directories for path in directory.rglob("*/")]
+
+
+def own_directories() -> list[Path]:
+    """Return the directory of this process's cgroup in each hierarchy that is mounted.
+
+    See proc_pid_cgroup(5), proc_pid_mountinfo(5).
+    """
+    own = {}
+    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+        _, controllers, path = line.split(":", 2)
+        own[controllers] = path
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        before, _, after = line.partition(" - ")
+        root, mountpoint = before.split()[3:5]
+        fstype, _, options = after.split()[:3]
+        named = {name for name in own if name and set(name.split(",")) & set(options.split(","))}
+        names = {"cgroup": named, "cgroup2": {""} & own.keys()}.get(fstype, set())
+        for name in names:
+            # A bind mount, as a container has it, shows only a part of the tree.
+            relative = os.path.relpath(own[name], root)
+            if not relative.startswith(".."):
+                found.append(Path(mountpoint.replace("\\040", " "), relative))
+    return found
+
+
+def _inherit_cpuset(directory: Path) -> None:
+    """Give a v1 cpuset what its parent has: it begins empty, and then nothing may join it.
+
+    See cpuset(7).
+    """
+    for file in ("cpuset.cpus", "cpuset.mems"):
+        parent = directory.parent / file
+        if (directory / file).exists() and parent.exists():
+            (directory / file).write_text(parent.read_text(encoding="ascii"), encoding="ascii")
+
+
+@contextlib.contextmanager
+def outer_group() -> Iterator[Group]:
+    """Make the outer group, as far as this machine lets us, and remove it at the end."""
+    name = nonce("labrun-bench")
+    made: list[Path] = []
+    try:
+        for parent in own_directories():
+            with contextlib.suppress(OSError):
+                (parent / name).mkdir()
+                made.append(parent / name)
+                if parent.joinpath("cpuset.cpu_exclusive").exists():
+                    _inherit_cpuset(parent / name)
+                for file, value in LIMITS.items():
+                    if (parent / name / file).exists():
+                        (parent / name / file).write_text(value, encoding="ascii")
+        yield Group(made)
+    finally:
+        for directory in made:
+            _remove(directory)
+
+
+def _remove(directory: Path, patience: float = 5.0) -> None:
+    """Remove a group and those below it; their last processes may still be on their way out."""
+    below = sorted((path for path in directory.rglob("*/")), reverse=True)
+    until = time.monotonic() + patience
+    for group in [*below, directory]:
+        while True:
+            try:
+                group.rmdir()
+                break
+            except FileNotFoundError:
+                break
+            except OSError:
+                if time.monotonic() > until:
+                    raise
+                # The kernel tells nobody on v1 that a group became empty.
+                time.sleep(0.01)

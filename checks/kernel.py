@@ -1,0 +1,129 @@
+"""The judges' own door to the kernel: what a judge must do that Python's `os` cannot yet do.
+
+The judges know nothing of stages/, and a judge that shared the accused's tools would share its
+mistakes. `os.setns` and `os.unshare` exist only from Python 3.12.
+"""
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Any
+
+# namespaces(7), unshare(2), setns(2)
+CLONE_NEWTIME = 0x00000080
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+NAMESPACES = {
+    # the name in /proc/PID/ns, and the flag; user comes first, for it grants the right to the rest
+    "user": CLONE_NEWUSER,
+    "cgroup": CLONE_NEWCGROUP,
+    "ipc": CLONE_NEWIPC,
+    "uts": CLONE_NEWUTS,
+    "net": CLONE_NEWNET,
+    "pid": CLONE_NEWPID,
+    "time": CLONE_NEWTIME,
+    "mnt": CLONE_NEWNS,
+}
+
+# mount(2), umount2(2)
+MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
+MS_BIND, MS_REC = 4096, 16384
+MS_PRIVATE, MS_SHARED = 1 << 18, 1 << 20
+MNT_DETACH = 2
+
+# prctl(2)
+PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 1, 8, 24
+
+# capabilities(7): read now, for a visitor has another /proc or none
+CAP_LAST_CAP = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))
+
+# shmget(2), shmctl(2)
+IPC_PRIVATE, IPC_CREAT, IPC_RMID = 0, 0o1000, 0
+SHM_RDONLY = 0o10000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.shmat.restype = ctypes.c_void_p
+
+
+def _call(name: str, *arguments: Any) -> int:
+    result: int = getattr(_libc, name)(*arguments)
+    if result in (-1, ctypes.c_void_p(-1).value):
+        code = ctypes.get_errno()
+        raise OSError(code, f"{name}: {os.strerror(code)}")
+    return result
+
+
+def unshare(flags: int) -> None:
+    """Leave the namespaces named by CLONE_* `flags` for new ones. See unshare(2)."""
+    _call("unshare", flags)
+
+
+def setns(fd: int, nstype: int) -> None:
+    """Join the namespace that the descriptor `fd` stands for. See setns(2)."""
+    _call("setns", fd, nstype)
+
+
+def mount(
+    source: str | None, target: str, fstype: str | None, flags: int = 0, data: str | None = None
+) -> None:
+    """Mount `source` on `target`, or change a mount's flags. See mount(2)."""
+    words = [None if word is None else os.fsencode(word) for word in (source, target, fstype)]
+    _call("mount", *words, ctypes.c_ulong(flags), None if data is None else os.fsencode(data))
+
+
+def die_with_parent(signum: int = 9) -> None:
+    """Have the kernel send us `signum` when our parent dies. See prctl(2)."""
+    _call("prctl", PR_SET_PDEATHSIG, signum, 0, 0, 0)
+
+
+def keep_capabilities() -> None:
+    """Keep the permitted capabilities over a change of user. See PR_SET_KEEPCAPS(2const)."""
+    _call("prctl", PR_SET_KEEPCAPS, 1, 0, 0, 0)
+
+
+def sethostname(name: str) -> None:
+    """Set the host name of this uts namespace. See sethostname(2)."""
+    _call("sethostname", name.encode(), len(name))
+
+
+def shm_create(content: bytes) -> int:
+    """Make a System V segment that holds `content`; return its id.
+
+    It is marked for removal at once: it lives as long as this process, which stays attached, and
+    can still be reached by its id, as is Linux' custom. So not even SIGKILL leaves it behind.
+    See shmctl(2).
+    """
+    identifier = _call("shmget", IPC_PRIVATE, ctypes.c_size_t(4096), IPC_CREAT | 0o666)
+    ctypes.memmove(_call("shmat", identifier, None, 0), content, len(content))
+    _call("shmctl", identifier, IPC_RMID, None)
+    return identifier
+
+
+def shm_read(identifier: int, size: int) -> bytes:
+    """Return the first `size` bytes of a System V segment. See shmat(2)."""
+    address = _call("shmat", identifier, None, SHM_RDONLY)
+    content = ctypes.string_at(address, size)
+    _call("shmdt", ctypes.c_void_p(address))
+    return content
+
+
+def limit_capabilities(effective: int, permitted: int, bounding: int) -> None:
+    """Keep of this thread's capabilities those in the masks, as /proc/PID/status spells them.
+
+    See capset(2), capabilities(7).
+    """
+    for capability in range(CAP_LAST_CAP + 1):
+        if not bounding >> capability & 1:
+            _call("prctl", PR_CAPBSET_DROP, capability, 0, 0, 0)
+    version_3, this_thread = 0x20080522, 0
+    header = (ctypes.c_uint32 * 2)(version_3, this_thread)
+    low, high = 0xFFFFFFFF, 32
+    data = (ctypes.c_uint32 * 6)(
+        effective & low, permitted & low, 0, effective >> high, permitted >> high, 0
+    )
+    _call("capset", header, data)

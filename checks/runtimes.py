@@ -1,0 +1,315 @@
+"""Runtimes under test: one that keeps the contract, and adapters for those that don't know it."""
+
+import contextlib
+import json
+import os
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TypeVar
+
+from checks import visitor
+from checks.bench import Bench, argv_of
+from checks.canaries import nonce
+
+T = TypeVar("T")
+
+PATIENCE = 15.0
+"""Seconds that a runtime may take until its command runs, or has ended. `docker run` takes 0.4."""
+
+
+class Unsupported(Exception):
+    """This runtime has no such option: the question cannot be put to it."""
+
+
+class NotStarted(Exception):
+    """The runtime ended, or waited, without having run the command."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a runtime is asked to run. `options` are more of its own, in the contract's spelling."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    workdir: str = ""
+    root: str = ""
+    options: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended: the exit status as a shell has it (128+N for signal N), and what it said."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    def said(self) -> str:
+        """Return the last line of stderr, as evidence."""
+        return (self.stderr.decode(errors="replace").strip().splitlines() or ["nothing"])[-1]
+
+
+class Runtime:
+    """A runtime that keeps the contract: its command line."""
+
+    def __init__(self, command: str) -> None:
+        """Take the runtime's command, as a shell would split it."""
+        self.name = command
+
+    def argv(self, request: Request, bench: Bench) -> list[str]:
+        """Return the command line that does what is asked. Raises Unsupported."""
+        options = [word for k, v in request.environment.items() for word in ("--env", f"{k}={v}")]
+        if request.workdir:
+            options += ["--workdir", request.workdir]
+        root = request.root or str(bench.root)
+        return [
+            *shlex.split(self.name),
+            "run",
+            *options,
+            *request.options,
+            root,
+            *request.command,
+        ]
+
+    def environment(self, request: Request) -> Mapping[str, str]:
+        """Return what is added to the runtime's own environment."""
+        return {}
+
+
+class Host(Runtime):
+    """No runtime at all: the command runs on the host. What the others are compared with."""
+
+    def argv(self, request: Request, bench: Bench) -> list[str]:
+        """Return the command itself."""
+        _refuse(self, request, "workdir", "options", "root")
+        return list(request.command)
+
+    def environment(self, request: Request) -> Mapping[str, str]:
+        """Return the command's environment: it is the runtime's."""
+        return request.environment
+
+
+class Chroot(Host):
+    """chroot(8) of coreutils."""
+
+    def argv(self, request: Request, bench: Bench) -> list[str]:
+        """Return `chroot ROOT COMMAND`."""
+        _refuse(self, request, "workdir")
+        return ["chroot", *request.options, request.root or str(bench.root), *request.command]
+
+
+class Unshare(Host):
+    """unshare(1) of util-linux, with all that stage 2 has."""
+
+    def argv(self, request: Request, bench: Bench) -> list[str]:
+        """Return `unshare … --root=ROOT COMMAND`."""
+        words = ["--pid", "--fork", "--kill-child", "--mount", "--net", "--ipc", "--uts"]
+        words += ["--mount-proc", f"--root={request.root or bench.root}"]
+        words += [f"--wd={request.workdir}"] if request.workdir else []
+        return ["unshare", *words, *request.options, "--", *request.command]
+
+
+class Bwrap(Runtime):
+    """bwrap(1), bubblewrap, with all that stage 2 has."""
+
+    def argv(self, request: Request, bench: Bench) -> list[str]:
+        """Return `bwrap … --bind ROOT / … COMMAND`."""
+        words = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
+        words += ["--bind", request.root or str(bench.root), "/", "--proc", "/proc"]
+        words += ["--dev", "/dev", "--chdir", request.workdir or "/"]
+        for name, value in request.environment.items():
+            words += ["--setenv", name, value]
+        return ["bwrap", *words, *request.options, "--", *request.command]
+
+
+class Runc(Runtime):
+    """Runc, from the configuration that `runc spec` writes."""
+
+    def argv(self, request: Request, bench: Bench) -> list[str]:
+        """Write a bundle to the bench, and return `runc run` for it."""
+        name = nonce("runc")
+        bundle = os.path.join(bench.scratch, name)
+        os.mkdir(bench.path(bundle))
+        subprocess.run(
+            ["runc", "spec", "--bundle", bench.path(bundle)], check=True, capture_output=True
+        )
+        file = Path(bench.path(bundle), "config.json")
+        config = json.loads(file.read_bytes())
+        config["root"] = {"path": request.root or str(bench.root), "readonly": False}
+        process = config["process"]
+        process |= {"terminal": False, "args": list(request.command)}
+        process["cwd"] = request.workdir or "/"
+        process["env"] += [f"{name}={value}" for name, value in request.environment.items()]
+        file.write_text(json.dumps(config), encoding="utf-8")
+        return ["runc", *request.options, "run", "--bundle", bundle, name]
+
+
+PEERS: Mapping[str, type[Runtime]] = {
+    "host": Host,
+    "chroot": Chroot,
+    "unshare": Unshare,
+    "bwrap": Bwrap,
+    "runc": Runc,
+}
+
+
+def _refuse(runtime: Runtime, request: Request, *names: str) -> None:
+    for name in names:
+        if getattr(request, name):
+            raise Unsupported(f"{runtime.name} has no {name}")
+
+
+def runtime(command: str) -> Runtime:
+    """Return the runtime for `--runtime`: `@PEER`, or a command line.
+
+    Raises ValueError for a peer that nobody knows, Unsupported for one that is not installed.
+    """
+    if not command.startswith("@"):
+        return Runtime(command)
+    name = command[1:]
+    if name not in PEERS:
+        raise ValueError(f"there is no peer {command}: {', '.join(f'@{p}' for p in PEERS)}")
+    if name != "host" and not shutil.which(name):
+        raise Unsupported(f"{name} is not installed")
+    return PEERS[name](command)
+
+
+@dataclass(frozen=True)
+class Container:
+    """A command that a runtime has started: `pid` is the command's, as the judge numbers it."""
+
+    pid: int
+    process: subprocess.Popen[bytes]
+    """The runtime itself."""
+
+    def visit(self, look: Callable[[], T], *, root: bool = True) -> T:
+        """Return what `look()` returns inside; see `visitor.visit`."""
+        return visitor.visit(self.pid, look, root=root)
+
+    def link(self, namespace: str) -> str:
+        """Return which namespace the command is in."""
+        return visitor.link(self.pid, namespace)
+
+    def alive(self) -> bool:
+        """Say whether the command still runs; a zombie doesn't."""
+        try:
+            return visitor.status_fields(self.pid)["State"][0] not in "ZX"
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A runtime on a bench: what a probe is given."""
+
+    runtime: Runtime
+    bench: Bench
+
+    def popen(
+        self, request: Request, **streams: int | IO[bytes] | Sequence[int]
+    ) -> subprocess.Popen[bytes]:
+        """Start the runtime on the bench."""
+        return self.bench.popen(
+            self.runtime.argv(request, self.bench),
+            environment=self.runtime.environment(request),
+            **streams,  # type: ignore[arg-type]
+        )
+
+    def run(self, request: Request, stdin: bytes = b"") -> Ended:
+        """Run a command to its end.
+
+        Raises NotStarted where the runtime doesn't end within PATIENCE.
+        """
+        pipe = subprocess.PIPE
+        process = self.popen(request, stdin=pipe, stdout=pipe, stderr=pipe)
+        try:
+            stdout, stderr = process.communicate(stdin, timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise NotStarted(f"it had not ended after {PATIENCE:g} s") from None
+        return Ended(status_of(process), stdout, stderr)
+
+    @contextlib.contextmanager
+    def started(
+        self, script: str = "", pass_fds: Sequence[int] = (), workdir: str = ""
+    ) -> Iterator[Container]:
+        """Start a shell that says so, runs `script` and waits, and find it among the processes.
+
+        Raises NotStarted with what the runtime said.
+        """
+        name = nonce("command")
+        # The shell waits in a builtin: no other program need be in ROOT, and it is never replaced.
+        command = ["/bin/sh", "-c", f'echo "$0"; {script or ":"}; read wait', name]
+        request = Request(command, workdir=workdir)
+        pipe = subprocess.PIPE
+        process = self.popen(request, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=pass_fds)
+        try:
+            said = _line(process.stdout, PATIENCE)
+            if said.strip() != name.encode():
+                process.kill()
+                _, stderr = process.communicate()
+                raise NotStarted(f"status {status_of(process)}: {Ended(0, b'', stderr).said()}")
+            container = Container(find(command), process)
+            yield container
+            # The command first: then a runtime ends in order, and takes down what it made.
+            _kill(container.pid)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=2)
+        finally:
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream:
+                    with contextlib.suppress(BrokenPipeError):
+                        stream.close()
+
+
+def _kill(pid: int) -> None:
+    """Kill a process that we found on the bench, if it is still there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def status_of(process: subprocess.Popen[bytes]) -> int:
+    """Return an exit status as a shell has it: 128+N for signal N."""
+    code = process.returncode
+    return 128 - code if code < 0 else code
+
+
+def _line(stream: IO[bytes] | None, patience: float) -> bytes:
+    """Read a line, or what has come of it when patience ends."""
+    assert stream
+    text = b""
+    until = time.monotonic() + patience
+    while not text.endswith(b"\n"):
+        if not select.select([stream], [], [], max(0.0, until - time.monotonic()))[0]:
+            break
+        if not (part := os.read(stream.fileno(), 1)):
+            break
+        text += part
+    return text
+
+
+def find(argv: Sequence[str]) -> int:
+    """Return the pid of the one process with exactly these arguments, as the judge numbers it.
+
+    The runtime's own processes carry them behind arguments of their own. Raises NotStarted.
+    """
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):
+                if argv_of(process) == list(argv):
+                    found.append(int(process.name))
+    if not found:
+        raise NotStarted("it printed the answer, but no process runs the command")
+    # More than one: a shell that forked before its command replaced it. The oldest is COMMAND.
+    return min(found)
