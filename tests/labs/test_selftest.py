@@ -1,0 +1,182 @@
+"""`labrun test`: what it counts, what it asks, and what it leaves on the machine."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from labs import packages, selftest
+from labs.errors import CANNOT, FAILED, USAGE, Refused
+from labs.paths import CHECKOUT
+from labs.selftest import Count, Run
+
+REPORT = """<?xml version="1.0"?>
+<testsuites><testsuite name="pytest" errors="1" failures="2" skipped="3" tests="10" time="1"/>
+</testsuites>"""
+
+
+def pinned(lock: str) -> dict[str, str]:
+    """Return what a lock file pins."""
+    found = re.findall(r"^([a-z0-9.-]+)==(\S+)", (CHECKOUT / lock).read_text(), re.MULTILINE)
+    return dict(found)
+
+
+def test_the_count_is_pytest_s_own(tmp_path: Path) -> None:
+    (tmp_path / "report.xml").write_text(REPORT)
+    count = Count()
+    count.add(tmp_path / "report.xml")
+    count.add(tmp_path / "report.xml")
+    count.add(tmp_path / "a-run-that-never-came-so-far.xml")
+    assert str(count) == "8 passed, 6 failed, 6 skipped"
+
+
+def test_the_last_line_is_one_that_ci_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path, Count(3, 1, 0), failed=["mypy --strict"], cannot=["tests, Python 3.13"])
+    selftest.summary(run)
+    assert capsys.readouterr().out.splitlines() == [
+        "labrun: failed: mypy --strict",
+        "labrun: not run: tests, Python 3.13",
+        "3 passed, 1 failed, 0 skipped",
+    ]
+
+
+def test_what_could_not_be_tried_is_not_a_pass(tmp_path: Path) -> None:
+    assert Run(tmp_path).status() == 0
+    assert Run(tmp_path, cannot=["x"]).status() == CANNOT
+    assert Run(tmp_path, cannot=["x"], failed=["y"]).status() == FAILED
+
+
+def test_all_asks_before_it_installs_and_refuses_where_nobody_is_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = packages.Package("a-package", "no-such-program-anywhere", "a reason")
+    monkeypatch.setattr(packages, "PEERS", [absent])
+    monkeypatch.setattr(packages, "install", lambda names: pytest.fail(f"installed {names}"))
+    monkeypatch.setattr(selftest, "python_packages", list)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(Refused) as refused:
+        selftest.prepare(yes=False)
+    assert refused.value.status == USAGE
+    assert re.search(r"^  a-package +a reason$", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("said", ["--yes", "CI=true"])
+def test_yes_and_ci_install_unasked(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    absent = packages.Package("a-package", "no-such-program-anywhere", "a reason")
+    installed: list[list[str]] = []
+    monkeypatch.setattr(packages, "PEERS", [absent])
+    monkeypatch.setattr(packages, "install", installed.append)
+    monkeypatch.setenv("CI", "true" if said == "CI=true" else "")
+    selftest.prepare(yes=said == "--yes")
+    assert "a-package" in installed[0]
+
+
+def test_a_missing_python_fails_in_ci_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(selftest, "find_python", lambda version: None)
+    for ci, status in (("true", FAILED), ("", CANNOT)):
+        monkeypatch.setenv("CI", ci)
+        run = Run(tmp_path)
+        selftest.pythons(run)
+        assert run.status() == status
+        assert [line.split(":")[0] for line in run.failed + run.cannot] == [
+            f"tests, Python {version}" for version in selftest.other_pythons()
+        ]
+
+
+def test_a_shim_is_not_a_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    for name, says in (("shim", "exit 127"), ("real", "echo /real/python3.99; echo 3.99.1 x")):
+        (tmp_path / name).mkdir()
+        program = tmp_path / name / "python3.99"
+        program.write_text(f"#!/bin/sh\n{says}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/shim:{tmp_path}/real:/usr/bin:/bin")
+    assert selftest.find_python("3.99") == Path("/real/python3.99")
+    monkeypatch.setenv("PATH", f"{tmp_path}/shim")
+    assert selftest.find_python("3.99") is None
+
+
+def test_no_service_starts_while_packages_are_installed(tmp_path: Path) -> None:
+    policy = tmp_path / "policy-rc.d"
+    with packages.no_service_starts(policy):
+        assert subprocess.run([policy, "docker", "start"], check=False).returncode == 101
+    assert not policy.exists()
+
+
+def test_somebody_s_own_policy_stays_as_it_is(tmp_path: Path) -> None:
+    policy = tmp_path / "policy-rc.d"
+    policy.write_text("theirs")
+    with packages.no_service_starts(policy):
+        assert policy.read_text() == "theirs"
+    assert policy.read_text() == "theirs"
+
+
+def test_the_policy_goes_when_the_installation_fails(tmp_path: Path) -> None:
+    policy = tmp_path / "policy-rc.d"
+    with pytest.raises(ZeroDivisionError), packages.no_service_starts(policy):
+        _ = 1 / 0
+    assert not policy.exists()
+
+
+def test_a_daemon_that_runs_is_seen(tmp_path: Path) -> None:
+    program = tmp_path / "dockerd-stand-in"
+    program.symlink_to("/bin/sleep")
+    before = packages.running((program.name[:15],))
+    process = subprocess.Popen([program, "60"])
+    try:
+        assert packages.running((program.name[:15],)) - before == {process.pid}
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_tests_of_one_group_run_in_one_worker(tmp_path: Path) -> None:
+    """pytest and pytest-xdist must fit: where they don't, groups are ignored without a word."""
+    (tmp_path / "test_group.py").write_text(
+        "import os, pytest\n"
+        "@pytest.mark.xdist_group('one')\n"
+        "@pytest.mark.parametrize('number', range(6))\n"
+        f"def test_pid(number): open('{tmp_path}/pids', 'a').write(f'{{os.getpid()}} ')\n"
+    )
+    words = ["-n", "2", "--dist", "loadgroup", "-p", "no:cacheprovider", "-q"]
+    subprocess.run(
+        [sys.executable, "-m", "pytest", *words], cwd=tmp_path, check=True, capture_output=True
+    )
+    pids = (tmp_path / "pids").read_text().split()
+    assert (len(pids), len(set(pids))) == (6, 1)
+
+
+def test_the_locks_hold_every_dependency_and_no_address() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+    groups = project["dependency-groups"]
+    core, dev = pinned("requirements.lock"), pinned("requirements-dev.lock")
+    for lock, wanted in (
+        (core, [*project["project"]["dependencies"], *groups["build"]]),
+        (dev, groups["dev"]),
+    ):
+        names = {re.split(r"[<>=!~ ;\[]", each, maxsplit=1)[0] for each in wanted}
+        assert names <= set(lock)
+    assert {name: core[name] for name in core.keys() & dev.keys()} == {
+        name: dev[name] for name in core.keys() & dev.keys()
+    }
+    for lock_file in ("requirements.lock", "requirements-dev.lock"):
+        text = (CHECKOUT / lock_file).read_text()
+        assert "://" not in text
+        assert "--index" not in text
+        assert "--find-links" not in text
+
+
+def test_ci_runs_all_of_it() -> None:
+    script = CHECKOUT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert "./labrun test --all" in script.read_text()
