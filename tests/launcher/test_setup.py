@@ -93,7 +93,9 @@ def test_root_leaves_nothing_of_its_own_in_the_owner_s_checkout(installed: Path)
     os.utime(source, (source.stat().st_atime, source.stat().st_mtime + 60))
     for name in ("labrun", *commands(installed)):
         program = installed / name if name == "labrun" else installed / ".venv" / "bin" / name
-        subprocess.run([program, "--help"], stdout=subprocess.DEVNULL, check=True)
+        subprocess.run(
+            [program, "--help"], env=clean_environment(), stdout=subprocess.DEVNULL, check=True
+        )
     assert [path for path in installed.rglob("*") if path.lstat().st_uid != STRANGER] == []
 
 
