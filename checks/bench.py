@@ -16,14 +16,14 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, NoReturn, Self, TypeVar
 
-from checks import cgroup, kernel, visitor
+from checks import cgroup, kernel, ledger, visitor
 from checks.canaries import Canaries, nonce, plant
 
 T = TypeVar("T")
@@ -60,10 +60,13 @@ class Bench:
         if os.geteuid() != 0:
             raise NoBench("needs root: a bench is made of namespaces and a cgroup")
         with ExitStack() as stack:
-            self._group = stack.enter_context(cgroup.outer_group())
+            page = stack.enter_context(ledger.page())
+            self._group = stack.enter_context(cgroup.outer_group(page))
             scratch = ""
             if self.machine:
-                scratch = tempfile.mkdtemp(prefix="labrun-")
+                scratch = os.path.join(tempfile.gettempdir(), nonce("labrun"))
+                page.add("folder", Path(scratch))
+                os.mkdir(scratch, 0o755)
                 stack.callback(shutil.rmtree, scratch)
             planted = self._start(stack, scratch)
             canary = self.popen(["/bin/sh", "-c", "read wait", nonce()], stdin=subprocess.PIPE)
@@ -131,6 +134,23 @@ class Bench:
                     found[int(entry.name)] = argv_of(entry)
         return found
 
+    def groups(self) -> list[str]:
+        """Return the cgroups that were made below the bench's own."""
+        return self._group.below()
+
+    def files(self) -> list[str]:
+        """Return what has been written to the bench's common folders, /run and /dev/shm.
+
+        The bench's own folder is left out: probes and adapters write there.
+        """
+        found = []
+        for root in ["/dev/shm", "/run"]:
+            found += [f"{root}/{name}" for name in tree(self.path(root))]
+        scratch = f"{UPPERS}/tmp/upper/{os.path.basename(self.scratch)}"
+        # The upper layers of OVERLAID are below /run; what lies beside them is overlayfs's own.
+        written = [name for name in found if name.startswith(UPPERS) == ("/upper/" in name)]
+        return [name for name in written if not name.startswith(scratch)]
+
     def popen(
         self,
         argv: Sequence[str | bytes],
@@ -187,6 +207,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _child_of(pid: int) -> int:
     """Return the pid of a process's only child. See proc_pid_task(5)."""
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()[0])
+
+
+def tree(root: str) -> Iterator[str]:
+    """Yield every path below `root`, relative to it, without entering what is mounted there."""
+    device = os.lstat(root).st_dev
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        for name in sorted(folders + files):
+            yield os.path.relpath(os.path.join(folder, name), root)
+        folders[:] = [n for n in folders if os.lstat(os.path.join(folder, n)).st_dev == device]
 
 
 def argv_of(process: Path) -> list[str]:

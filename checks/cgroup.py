@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from checks.canaries import nonce
+from checks.ledger import Page
 
 LIMITS = {
     # file: value; v1 and v2 names of the same limit
@@ -70,13 +71,14 @@ def _inherit_cpuset(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def outer_group() -> Iterator[Group]:
+def outer_group(page: Page) -> Iterator[Group]:
     """Make the outer group, as far as this machine lets us, and remove it at the end."""
     name = nonce("labrun-bench")
     made: list[Path] = []
     try:
         for parent in own_directories():
             with contextlib.suppress(OSError):
+                page.add("cgroup", parent / name)
                 (parent / name).mkdir()
                 made.append(parent / name)
                 if parent.joinpath("cpuset.cpu_exclusive").exists():

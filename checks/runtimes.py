@@ -87,9 +87,9 @@ class Host(Runtime):
     """No runtime at all: the command runs on the host. What the others are compared with."""
 
     def argv(self, request: Request, bench: Bench) -> list[str]:
-        """Return the command itself."""
+        """Return the command, behind env(1), which says 126 and 127 as a shell does."""
         _refuse(self, request, "workdir", "options", "root")
-        return list(request.command)
+        return ["env", *request.command]
 
     def environment(self, request: Request) -> Mapping[str, str]:
         """Return the command's environment: it is the runtime's."""

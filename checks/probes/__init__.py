@@ -44,6 +44,9 @@ def observe(axis: str, trial: Trial) -> Finding:
         return Finding(Verdict.UNKNOWN, (str(error),))
     except NotStarted as error:
         return Finding(Verdict.BROKEN, (f"the command did not run: {error}",))
+    except Exception as error:
+        # The judge's own mistake, or the machine's: never the runtime's fault, and never a pass.
+        return Finding(Verdict.UNKNOWN, (f"the probe itself failed: {error!r}",))
 
 
 def wall(isolated: bool, *evidence: str) -> Finding:

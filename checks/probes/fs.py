@@ -1,7 +1,6 @@
 """Files: the root, the working directory, open descriptors, mounts, and the classic way out."""
 
 import os
-import stat
 
 from checks.model import Finding
 from checks.probes import probe, same_namespace, wall
@@ -155,8 +154,3 @@ def mounts(trial: Trial) -> Finding:
     if leaks:
         evidence += f"; {len(inside)} mounts, among them: {leaks[-1]}"
     return wall(not shared and not leaks, evidence)
-
-
-def is_device(path: str, kind: int) -> bool:
-    """Say whether a path is a device node of that file type."""
-    return stat.S_IFMT(os.stat(path).st_mode) == kind

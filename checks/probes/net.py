@@ -44,11 +44,9 @@ def net_routes(trial: Trial) -> Finding:
         where = f"/proc/{container.pid}/net/route"
     if bench.canaries.route:
         canary = next(row for row in host if row.startswith(f"{bench.canaries.route}/32"))
-        if canary in inside:
-            return wall(False, f"the canary route {canary}, of the host, is in {where}", evidence)
-        return wall(
-            not shared, f"the canary route {canary}, of the host, is not in {where}", evidence
-        )
+        seen = "is" if canary in inside else "is not"
+        text = f"the host's canary route, {canary}, {seen} in {where}"
+        return wall(not shared and canary not in inside, text, evidence)
     if shared:
         default = [row for row in inside if row.startswith("default")]
         shown = (default or inside or ["an empty table"])[0]

@@ -11,6 +11,5 @@ def root(trial: Trial) -> Finding:
     """Uid 0 inside is not uid 0 outside."""
     with trial.started() as container:
         uid = int(status_fields(container.pid)["Uid"].split()[1])
-    return wall(
-        uid != 0, f"the command's uid, seen from the host: {uid} (/proc/{container.pid}/status)"
-    )
+        where = f"/proc/{container.pid}/status"
+    return wall(uid != 0, f"the command's uid, seen from the host: {uid} ({where})")

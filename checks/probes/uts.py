@@ -14,7 +14,5 @@ def hostname(trial: Trial) -> Finding:
         shared, evidence = same_namespace(trial, container.pid, "uts")
         name = container.visit(lambda: os.uname().nodename)
     if shared:
-        return wall(
-            False, f"the host name inside is {name}, the host's: both would change", evidence
-        )
+        return wall(False, f"{name} inside is the host's own name: both would change", evidence)
     return wall(True, evidence)

@@ -1,0 +1,37 @@
+"""`labrun clean`: remove what a killed run left, and nothing that is not in the ledger."""
+
+import os
+import sys
+
+import typer
+
+from checks import ledger
+from labs import privilege, texts
+from labs.errors import FAILED
+
+
+def command(*, yes: bool, dry_run: bool) -> int:
+    """Show what runs that are dead have left, ask on a terminal, and remove it."""
+    if os.geteuid() != 0:
+        privilege.become_root(sys.argv[1:])
+    with ledger.abandoned() as pages:
+        left = [path for page in pages for _, path in page.left()]
+        for path in left:
+            print(texts.say("clean.would" if dry_run else "clean.left", path=path))
+        if not left:
+            print(texts.say("clean.nothing"))
+        if dry_run:
+            return 0
+        if left and not yes and sys.stdin.isatty():
+            typer.confirm(texts.say("clean.ask", count=len(left)), abort=True)
+        failed = 0
+        for page in pages:
+            try:
+                page.remove()
+            except OSError as error:
+                failed += 1
+                why = texts.say("clean.busy", path=error.filename, reason=error.strerror)
+                print(f"labrun: {why}", file=sys.stderr)
+        if left and not failed:
+            print(texts.say("clean.done", count=len(left)))
+    return FAILED if failed else 0
