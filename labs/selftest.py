@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from labs import packages
@@ -171,6 +172,19 @@ def lint(run: Run) -> None:
 # ---- tests --------------------------------------------------------------------------------------
 
 
+def call(command: Sequence[str | Path], **options: Any) -> int:
+    """Run a command to its end and return its exit status.
+
+    Ctrl-C reaches it too (one process group): it gets the time to undo what it did.
+    """
+    with subprocess.Popen(command, **options) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+
+
 def run_pytest(arguments: Sequence[str]) -> int:
     """Run pytest in this environment, as who we are, and return its exit status.
 
@@ -181,8 +195,7 @@ def run_pytest(arguments: Sequence[str]) -> int:
     if not owns_checkout():
         words += ["-p", "no:cacheprovider"]
         env["PYTHONDONTWRITEBYTECODE"] = "1"
-    done = subprocess.run([*words, *arguments], cwd=CHECKOUT, env=env, check=False)
-    return done.returncode
+    return call([*words, *arguments], cwd=CHECKOUT, env=env)
 
 
 def pytest(run: Run, title: str, arguments: Sequence[str]) -> None:
@@ -276,15 +289,14 @@ def pythons(run: Run) -> None:
             "LABRUN_VENV": str(cache() / f"python{version}"),
             "LABRUN_PYTHON": str(python),
         }
-        done = subprocess.run(
+        status = call(
             [CHECKOUT / "labrun", "test", "--", *CORE, f"--junitxml={report}"],
             cwd=CHECKOUT,
             env=env,
             stdin=subprocess.DEVNULL,
-            check=False,
         )
         run.count.add(report)
-        if done.returncode != 0:
+        if status != 0:
             run.failed.append(title)
 
 
@@ -326,7 +338,7 @@ def ordinary(run: Run) -> None:
         env |= {key: os.environ[key] for key in kept if key in os.environ}
         (home / "tmp").mkdir()
         os.chown(home / "tmp", STRANGER, STRANGER)
-        done = subprocess.run(
+        status = call(
             [home / "labrun" / "labrun", "test", "--", *CORE, f"--junitxml={report}"],
             cwd=home / "labrun",
             env=env,
@@ -334,10 +346,9 @@ def ordinary(run: Run) -> None:
             group=STRANGER,
             extra_groups=[],
             stdin=subprocess.DEVNULL,
-            check=False,
         )
         run.count.add(report)
-    if done.returncode != 0:
+    if status != 0:
         run.failed.append(title)
 
 
