@@ -97,7 +97,7 @@ def install(names: list[str]) -> None:
             what, "there is no apt-get here", "install their like with your own", status=CANNOT
         )
     if os.geteuid() != 0:
-        raise Refused(what, "this needs root", f"sudo apt-get install {' '.join(names)}", status=3)
+        raise Refused(what, "this needs root", "sudo ./labrun test --all", status=CANNOT)
     before = running()
     enabled = {unit for unit in UNITS if is_enabled(unit)}
     with no_service_starts():
