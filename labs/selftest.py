@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -404,6 +405,10 @@ def command(args: list[str], *, everything: bool, yes: bool) -> int:
     Returns 0 when everything passed, 1 when anything failed, 3 when something could not be tried.
     """
     os.umask(stat.S_IWGRP | stat.S_IWOTH)
+    # A shell that starts us in the background has us ignore these, and with us all that the tests
+    # start and then interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     if args and everything:
         raise Refused("labrun test", "--all takes no arguments for pytest", status=USAGE)
     if args:

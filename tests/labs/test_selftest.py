@@ -1,8 +1,10 @@
 """`labrun test`: what it counts, what it asks, and what it leaves on the machine."""
 
+import functools
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -187,3 +189,17 @@ def test_ci_runs_all_of_it() -> None:
     script = CHECKOUT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     assert "./labrun test --all" in script.read_text()
+
+
+def test_in_the_background_tests_can_still_be_interrupted(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """A shell's `&` has Ctrl-C ignored, by all descendants too; tests send that signal."""
+    for name in (signal.SIGINT, signal.SIGQUIT):
+        request.addfinalizer(functools.partial(signal.signal, name, signal.getsignal(name)))
+        signal.signal(name, signal.SIG_IGN)
+    monkeypatch.setattr(selftest, "install_tools", lambda: None)
+    monkeypatch.setattr(selftest, "run_pytest", lambda words: 0)
+    selftest.command(["x"], everything=False, yes=False)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL
