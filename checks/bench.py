@@ -141,15 +141,20 @@ class Bench:
     def files(self) -> list[str]:
         """Return what has been written to the bench's common folders, /run and /dev/shm.
 
-        The bench's own folder is left out: probes and adapters write there.
+        Not counted: the bench's own folder, where probes and adapters write; directories that
+        overlayfs copied up for what was written below; what an interpreter caches of its program.
         """
-        found = []
-        for root in ["/dev/shm", "/run"]:
-            found += [f"{root}/{name}" for name in tree(self.path(root))]
-        scratch = f"{UPPERS}/tmp/upper/{os.path.basename(self.scratch)}"
-        # The upper layers of OVERLAID are below /run; what lies beside them is overlayfs's own.
-        written = [name for name in found if name.startswith(UPPERS) == ("/upper/" in name)]
-        return [name for name in written if not name.startswith(scratch)]
+        places = {folder: f"{UPPERS}{folder}/upper" for folder in OVERLAID}
+        written = [
+            f"{folder}/{name}"
+            for folder, upper in places.items()
+            for name in tree(self.path(upper))
+            if not os.path.isdir(f"{folder}/{name}")
+        ]
+        for folder in ("/run", "/dev/shm"):
+            written += [f"{folder}/{name}" for name in tree(self.path(folder))]
+        own = (UPPERS, self.scratch)
+        return [f for f in written if not f.startswith(own) and "/__pycache__" not in f]
 
     def popen(
         self,

@@ -188,6 +188,13 @@ class Container:
     pid: int
     process: subprocess.Popen[bytes]
     """The runtime itself."""
+    heard: bytearray
+    """What has been read of its stdout."""
+
+    def hears(self, mark: bytes, patience: float = PATIENCE) -> bool:
+        """Read stdout until `mark` is in it: False where it ends, or patience does, without."""
+        assert self.process.stdout
+        return _hear(self.process.stdout, mark, patience, self.heard)
 
     def visit(self, look: Callable[[], T], *, root: bool = True) -> T:
         """Return what `look()` returns inside; see `visitor.visit`."""
@@ -252,12 +259,13 @@ class Trial:
         pipe = subprocess.PIPE
         process = self.popen(request, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=pass_fds)
         try:
-            said = _line(process.stdout, PATIENCE)
-            if said.strip() != name.encode():
+            assert process.stdout
+            heard = bytearray()
+            if not _hear(process.stdout, name.encode() + b"\n", PATIENCE, heard):
                 process.kill()
                 _, stderr = process.communicate()
                 raise NotStarted(f"status {status_of(process)}: {Ended(0, b'', stderr).said()}")
-            container = Container(find(command), process)
+            container = Container(find(command), process, heard)
             yield container
             # The command first: then a runtime ends in order, and takes down what it made.
             _kill(container.pid)
@@ -284,18 +292,16 @@ def status_of(process: subprocess.Popen[bytes]) -> int:
     return 128 - code if code < 0 else code
 
 
-def _line(stream: IO[bytes] | None, patience: float) -> bytes:
-    """Read a line, or what has come of it when patience ends."""
-    assert stream
-    text = b""
+def _hear(stream: IO[bytes], mark: bytes, patience: float, heard: bytearray) -> bool:
+    """Read into `heard` until `mark` is in it: False where the stream or patience ends first."""
     until = time.monotonic() + patience
-    while not text.endswith(b"\n"):
+    while mark not in heard:
         if not select.select([stream], [], [], max(0.0, until - time.monotonic()))[0]:
-            break
-        if not (part := os.read(stream.fileno(), 1)):
-            break
-        text += part
-    return text
+            return False
+        if not (part := os.read(stream.fileno(), 4096)):
+            return False
+        heard += part
+    return True
 
 
 def find(argv: Sequence[str]) -> int:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import select
 import signal
 import time
 from pathlib import Path
@@ -67,8 +66,7 @@ def signals(trial: Trial) -> Finding:
     faults = [f"SIG{name}, sent to the runtime, did not reach the command" for name in lost(trial)]
     evidence = [f"SIG{', SIG'.join(PASSED_ON)} reach the command"]
     with trial.started(script='trap "" INT; echo trapped') as container:
-        assert container.process.stdout
-        _until(container.process.stdout.fileno(), b"trapped", PATIENCE)
+        container.hears(b"trapped")
         container.process.send_signal(signal.SIGINT)
         time.sleep(0.3)  # two signals in one breath are one signal: the first must be taken first
         container.process.send_signal(signal.SIGINT)
@@ -85,30 +83,17 @@ def lost(trial: Trial) -> list[str]:
     """Return the signals that, sent to the runtime, don't run the command's handlers for them."""
     mark = nonce("got")
     traps = "; ".join(f'trap "echo {mark}-{name}" {name}' for name in PASSED_ON)
-    missing = []
     # `read` is a builtin: a signal interrupts it, the trap runs, and the loop reads again.
     with trial.started(script=f"{traps}; echo trapped; while :; do read line; done") as container:
-        assert container.process.stdout
-        stdout = container.process.stdout.fileno()
-        _until(stdout, b"trapped", PATIENCE)
+        container.hears(b"trapped")
         for name in PASSED_ON:
             container.process.send_signal(getattr(signal, f"SIG{name}"))
-            wanted = f"{mark}-{name}".encode()
-            if container.process.poll() is not None or wanted not in _until(stdout, wanted, 3):
-                missing.append(name)
-    return missing
-
-
-def _until(fd: int, mark: bytes, patience: float) -> bytes:
-    """Read until `mark` comes, the stream ends, or patience does."""
-    text, until = b"", time.monotonic() + patience
-    while mark not in text:
-        if not select.select([fd], [], [], max(0.0, until - time.monotonic()))[0]:
-            break
-        if not (part := os.read(fd, 4096)):
-            break
-        text += part
-    return text
+        until = time.monotonic() + 5
+        return [
+            name
+            for name in PASSED_ON
+            if not container.hears(f"{mark}-{name}\n".encode(), until - time.monotonic())
+        ]
 
 
 def _ends(container: Container, patience: float) -> bool:

@@ -1,0 +1,73 @@
+"""Each mutant is caught by the checks that it names, and by no other."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from checks.model import axes
+from tests.checks.mutants import Mutant, mutants
+from tests.running import check, machine, results
+
+pytestmark = pytest.mark.usefixtures("as_root", "rootfs")
+STAGE1 = {axis.id for axis in axes().values() if axis.stage == 1}
+
+
+@pytest.mark.parametrize("mutant", mutants(), ids=lambda mutant: mutant.name)
+def test_a_mutant_fails_exactly_its_own_checks(mutant: Mutant, tmp_path: Path) -> None:
+    runtime = mutant.build(tmp_path, sys.executable)
+    status, report = check(runtime, mutant.stage)
+    assert results(report, "fail") == mutant.caught_by
+    assert results(report, "cannot") == set()
+    assert status == 1
+
+
+def test_every_check_of_stage_1_catches_a_mutant() -> None:
+    caught = {id_ for mutant in mutants() for id_ in mutant.caught_by}
+    assert caught >= STAGE1
+
+
+def test_a_change_that_no_longer_fits_is_an_error(tmp_path: Path) -> None:
+    rotten = Mutant(
+        "rotten",
+        "",
+        "stage1",
+        frozenset(),
+        ({"file": "stages/linux.py", "old": "no such text", "new": ""},),
+    )
+    with pytest.raises(ValueError, match="0 times"):
+        rotten.build(tmp_path, sys.executable)
+
+
+def test_a_runtime_that_wrecks_its_host_leaves_this_machine_as_it_was(tmp_path: Path) -> None:
+    wrecker = tmp_path / "wrecker"
+    wrecker.write_text(
+        "#!/bin/sh\n"
+        "hostname wrecked\n"
+        "mount -t tmpfs wreck /tmp\n"
+        "umount -l /proc\n"
+        "ip link add wreck0 type veth\n"
+        "ip route add 192.0.2.77/32 dev lo\n"
+        "mkdir /tmp/wreck /run/wreck\n"
+        "touch /dev/shm/wreck\n"
+        "(trap '' HUP TERM; sleep 321) &\n"
+        'shift 2; exec "$@"\n',
+        encoding="utf-8",
+    )
+    wrecker.chmod(0o755)
+    before = machine()
+    status, report = check(str(wrecker), "stage1", "--only", "fs.root,host.residue")
+    after = machine()
+    assert status == 1
+    assert "host.residue" in results(report, "fail")
+    assert after == before
+    assert not Path("/tmp/wreck").exists()
+    assert not Path("/dev/shm/wreck").exists()
+    assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if b"sleep\x00321" in _read(p)]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
