@@ -97,10 +97,12 @@ def _from_archive(
     path: Path, name: str, root: Path, work: Path, interrupts: Interrupts
 ) -> list[str]:
     size = path.stat().st_size if path.is_file() else None
-    pieces = progress.bar(say("rootfs.unpacking", name=name), archive.chunks(path), size)
-    notes = archive.unpack(pieces, root, interrupts, name=name)
-    for _ in pieces:
-        pass
+    with path.open("rb", buffering=0) as file:
+        read = archive.stream(file.fileno(), interrupts)
+        pieces = progress.bar(say("rootfs.unpacking", name=name), read, size)
+        notes = archive.unpack(pieces, root, interrupts, name=name)
+        for _ in pieces:
+            pass
     if oci.is_layout(root):
         # `docker save` packs the layout; the root file system is in the layers.
         layout = root.rename(work / "layout")

@@ -26,6 +26,12 @@ def chunks(path: Path) -> Iterator[bytes]:
             yield piece
 
 
+def stream(descriptor: int, interrupts: Interrupts) -> Iterator[bytes]:
+    """Read a pipe piece by piece."""
+    while piece := interrupts.read(descriptor, CHUNK):
+        yield piece
+
+
 def unpack(
     pieces: Iterable[bytes], root: Path, interrupts: Interrupts, *, name: str, layer: bool = False
 ) -> list[str]:

@@ -4,7 +4,6 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from labs.errors import CANNOT, FAILED, USAGE, Refused
@@ -63,7 +62,9 @@ def _export(container: str, image: str, root: Path, interrupts: Interrupts) -> l
         try:
             with interrupts.let_through():
                 doing = say("rootfs.unpacking", name=f"docker:{image}")
-                pieces = progress.bar(doing, _pieces(child), None)
+                assert child.stdout
+                exported = archive.stream(child.stdout.fileno(), interrupts)
+                pieces = progress.bar(doing, exported, None)
                 notes = archive.unpack(pieces, root, interrupts, name=f"docker:{image}")
                 for _ in pieces:
                     pass
@@ -73,12 +74,6 @@ def _export(container: str, image: str, root: Path, interrupts: Interrupts) -> l
                 return notes
         finally:
             programs.stop(child)
-
-
-def _pieces(child: subprocess.Popen[bytes]) -> Iterator[bytes]:
-    assert child.stdout
-    while piece := child.stdout.read(archive.CHUNK):
-        yield piece
 
 
 def _docker(

@@ -1,5 +1,7 @@
 """Ctrl-C and its kin as exceptions, but only where we say so: nothing half-made is left."""
 
+import os
+import select
 import signal
 import threading
 from collections.abc import Iterator
@@ -24,10 +26,14 @@ class Interrupts:
         self._arrived: int | None = None
         self._through = False
         self._before: dict[int, Any] = {}
+        self._wake: tuple[int, int] | None = None
+        self._woke_before = -1
 
     def __enter__(self) -> Self:
         # Only the main thread may set handlers; elsewhere signals stay whoever's they are.
         if threading.current_thread() is threading.main_thread():
+            self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            self._woke_before = signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)
             for number in SIGNALS:
                 # nohup and background jobs start with the signal ignored: so it stays.
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
@@ -43,6 +49,11 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
+        if self._wake:
+            signal.set_wakeup_fd(self._woke_before)
+            for end in self._wake:
+                os.close(end)
+            self._wake = None
         if error is None:
             self._raise_pending()
 
@@ -66,6 +77,19 @@ class Interrupts:
             self._through = before
         if before:
             self._raise_pending()
+
+    def read(self, descriptor: int, size: int) -> bytes:
+        """Read from a pipe as os.read does; a signal ends the wait for data, whenever it comes.
+
+        One that comes after Python has looked for signals and before the kernel sleeps in read(2)
+        would be noticed only with the next data; the wake-up pipe closes that gap.
+        """
+        while self._wake:
+            ready, _, _ = select.select([descriptor, self._wake[0]], [], [])
+            if descriptor in ready:
+                break
+            os.read(self._wake[0], 64)
+        return os.read(descriptor, size)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._arrived = self._arrived or number

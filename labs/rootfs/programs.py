@@ -3,9 +3,13 @@
 import contextlib
 import os
 import subprocess
+import time
 from pathlib import Path
 
 from labs.rootfs.interrupts import Interrupts
+
+STEP = 0.5
+"""Seconds."""
 
 
 def run(
@@ -37,10 +41,21 @@ def run(
         )
         try:
             with interrupts.let_through() if interruptible else contextlib.nullcontext():
-                output, errors = child.communicate(timeout=seconds)
+                output, errors = _communicate(child, seconds)
         finally:
             stop(child)
     return subprocess.CompletedProcess(arguments, child.returncode, output, errors)
+
+
+def _communicate(child: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
+    """Wait for the end in short steps: a signal that just missed the kernel's wait is seen then."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return child.communicate(timeout=STEP)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() > end:
+                raise
 
 
 def stop(child: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
