@@ -101,8 +101,6 @@ def _from_archive(
         read = archive.stream(file.fileno(), interrupts)
         pieces = progress.bar(say("rootfs.unpacking", name=name), read, size)
         notes = archive.unpack(pieces, root, interrupts, name=name)
-        for _ in pieces:
-            pass
     if oci.is_layout(root):
         # `docker save` packs the layout; the root file system is in the layers.
         layout = root.rename(work / "layout")

@@ -1,12 +1,13 @@
 """Tar archives, from wherever their bytes come: handed to `unpack.py`, which sits in the target."""
 
+import contextlib
 import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from labs.errors import CANNOT, Refused
@@ -33,14 +34,29 @@ def stream(descriptor: int, interrupts: Interrupts) -> Iterator[bytes]:
 
 
 def unpack(
-    pieces: Iterable[bytes], root: Path, interrupts: Interrupts, *, name: str, layer: bool = False
+    pieces: Generator[bytes, None, None],
+    root: Path,
+    interrupts: Interrupts,
+    *,
+    name: str,
+    layer: bool = False,
 ) -> list[str]:
     """Unpack the archive called `name` into `root`; in a `layer`, whiteouts delete.
 
     Returns remarks for the reader. Raises Refused where the archive is damaged or hostile, OSError
     where the kernel says no (a full disk).
     """
-    pieces = iter(pieces)
+    with contextlib.closing(pieces):
+        notes = _unpack(pieces, root, interrupts, name=name, layer=layer)
+        # The unpacker has all it wants; whoever compares a digest wants the last byte.
+        for _ in pieces:
+            pass
+    return notes
+
+
+def _unpack(
+    pieces: Iterator[bytes], root: Path, interrupts: Interrupts, *, name: str, layer: bool
+) -> list[str]:
     first = next(pieces, b"")
     command = [sys.executable, "-I", "-S", str(UNPACK), str(root), "layer" if layer else "archive"]
     with interrupts.held():
@@ -85,7 +101,7 @@ def _zstd(unpacker: subprocess.Popen[bytes], name: str) -> subprocess.Popen[byte
     return child
 
 
-def _feed(child: subprocess.Popen[bytes], first: bytes, rest: Iterable[bytes]) -> None:
+def _feed(child: subprocess.Popen[bytes], first: bytes, rest: Iterator[bytes]) -> None:
     assert child.stdin
     try:
         child.stdin.write(first)

@@ -1,5 +1,6 @@
 """The article's way: `docker export $(docker create busybox)`, and the container removed again."""
 
+import contextlib
 import secrets
 import shutil
 import subprocess
@@ -65,13 +66,15 @@ def _export(container: str, image: str, root: Path, interrupts: Interrupts) -> l
                 assert child.stdout
                 exported = archive.stream(child.stdout.fileno(), interrupts)
                 pieces = progress.bar(doing, exported, None)
-                notes = archive.unpack(pieces, root, interrupts, name=f"docker:{image}")
-                for _ in pieces:
-                    pass
-                if child.wait() != 0:
-                    errors.seek(0)
-                    _refuse(errors.read().decode(errors="replace"))
-                return notes
+                try:
+                    return archive.unpack(pieces, root, interrupts, name=f"docker:{image}")
+                except Refused:
+                    # Cut short by Docker, perhaps: then its own words say more.
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        if child.wait(1) != 0:
+                            errors.seek(0)
+                            _refuse(errors.read().decode(errors="replace"))
+                    raise
         finally:
             programs.stop(child)
 

@@ -56,9 +56,6 @@ def unpack(layout: Path, root: Path, interrupts: Interrupts, *, name: str) -> li
             doing = say("rootfs.unpacking", name=f"{name} {str(layer['digest'])[:19]}")
             pieces = progress.bar(doing, _blob(layout, layer, name), layer["size"])
             notes += archive.unpack(pieces, root, interrupts, name=name, layer=True)
-            # The unpacker may stop at the archive's end; the digest is that of the whole file.
-            for _ in pieces:
-                pass
         return notes
     except (KeyError, TypeError, AttributeError) as error:
         raise Refused(name, say("rootfs.bad_json", name=repr(error))) from None

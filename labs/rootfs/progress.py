@@ -1,7 +1,7 @@
 """Where we are: a line on stderr, or a bar where stderr is a terminal."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 
 def line(sentence: str) -> None:
@@ -9,8 +9,11 @@ def line(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def bar(sentence: str, pieces: Iterable[bytes], total: int | None) -> Iterator[bytes]:
-    """Hand `pieces` on and show how much has passed, of `total` bytes if that is known."""
+def bar(sentence: str, pieces: Iterable[bytes], total: int | None) -> Generator[bytes, None, None]:
+    """Hand `pieces` on and show how much has passed, of `total` bytes if that is known.
+
+    Close it when you leave early, or the terminal keeps the bar.
+    """
     if not sys.stderr.isatty():
         line(sentence)
         yield from pieces

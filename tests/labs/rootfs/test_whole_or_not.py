@@ -214,6 +214,8 @@ case $1 in export) exec sleep 60 ;; esac"""
         ("echo 'Cannot connect to the Docker daemon' >&2; exit 1", 3, "start it"),
         ("echo 'permission denied … docker.sock' >&2; exit 1", 3, "use sudo"),
         ("case $1 in version) ;; *) echo 'pull: no such' >&2; exit 1; esac", 1, "pull: no such"),
+        ("case $1 in export) echo 'export: oh' >&2; exit 1; esac", 1, "export: oh"),
+        ("case $1 in export) echo no archive; esac", 1, "damaged or cut short"),
     ],
 )
 def test_what_docker_lacks_is_said_in_one_line(
