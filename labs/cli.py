@@ -67,9 +67,9 @@ for _number in (1,):
 
 @app.command()
 def rootfs(
-    directory: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="Where to put it.")
-    ] = Path("rootfs"),
+    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put it.")] = Path(
+        "rootfs"
+    ),
     source: Annotated[
         str,
         typer.Option(
@@ -167,8 +167,8 @@ def clean(
 def main() -> NoReturn:
     """Run the command line; a refusal is one line on stderr, Ctrl-C is status 130."""
     try:
-        app(standalone_mode=False)
-        status = 0
+        # Typer turns Ctrl-C into an exit status, which it returns here.
+        status = app(standalone_mode=False) or 0
     except Refused as no:
         print(f"labrun: {no}", file=sys.stderr)
         status = no.status

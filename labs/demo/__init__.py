@@ -1,0 +1,92 @@
+"""`labrun stageN`: the demo of a stage, played on this machine.
+
+`script.py` reads the demo, which is data; `engine.py` plays a step and measures; `session.py` leads
+through it, on pages (`pages.py`, `boxes.py`, `summary.py`) that `screen.py` writes.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labs.errors import CANNOT, FAILED, Refused
+from labs.texts import say
+
+if TYPE_CHECKING:
+    from labs.demo.engine import Engine, Played
+    from labs.demo.script import Demo, Step
+
+SIGNALLED = 128
+"""An exit status above is 128 and a signal's number."""
+
+
+def play(
+    stage: str,
+    steps: Sequence[str],
+    *,
+    no_input: bool,
+    json_file: str | None,
+    runtime: str | None,
+    root: Path | None,
+) -> int:
+    """Play a stage's demo, or some of its steps; return 1 where a verdict isn't the expected one.
+
+    `json_file` gets the results; `-` is stdout, and then nothing else is written there. For an
+    ordinary user it starts labrun again as root. Raises Refused, and KeyboardInterrupt on Ctrl-C.
+    """
+    from checks.bench import Bench, NoBench
+    from labs import privilege, rootfs
+    from labs.demo import engine, report, script
+    from labs.rootfs.interrupts import Interrupts
+
+    demo = script.load(stage)
+    chosen = demo.choose(steps)
+    under_test = engine.choose(stage, runtime)
+    if json_file:
+        report.check(json_file)
+    privilege.become_root(sys.argv[1:])
+    place = _checked(root) if root else rootfs.default()
+    quiet = json_file == report.STDOUT
+    asks = not no_input and not quiet and sys.stdin.isatty() and sys.stdout.isatty()
+    try:
+        # What comes in while the bench is made, or taken down, waits until that is done.
+        with (
+            Interrupts() as interrupts,
+            Bench(place, machine=True) as bench,
+            interrupts.let_through(),
+        ):
+            stand = engine.Engine(under_test, bench)
+            played = _perform(stand, demo, chosen, quiet=quiet, asks=asks)
+    except Refused as no:
+        if no.status <= SIGNALLED:
+            raise
+        raise Refused(stage, say("demo.stopped"), status=no.status) from None
+    except NoBench as error:
+        raise Refused(stage, str(error), say("demo.no_bench"), status=CANNOT) from None
+    if json_file:
+        report.write(report.as_json(stage, played), json_file)
+    return 0 if all(done.as_expected for done in played) else FAILED
+
+
+def _perform(
+    stand: "Engine", demo: "Demo", steps: "Sequence[Step]", *, quiet: bool, asks: bool
+) -> "list[Played]":
+    """Play the steps for whoever is there: a student, a reader, or a program."""
+    from labs.demo import session
+    from labs.demo.screen import Screen
+
+    screen = None if quiet else Screen()
+    if screen and asks:
+        return session.Player(stand, demo, screen).run(steps)
+    return session.read_out(stand, demo, steps, screen)
+
+
+def _checked(root: Path) -> Path:
+    """Return the root that the student named. Raises Refused where nothing can run in it."""
+    name = str(root)
+    if not root.is_dir():
+        raise Refused(name, say("demo.no_root"), say("demo.no_root.remedy"), status=FAILED)
+    if not os.path.lexists(root / "bin/sh"):
+        raise Refused(name, say("demo.no_shell"), say("demo.no_root.remedy"), status=FAILED)
+    return root

@@ -1,0 +1,167 @@
+"""The pages of a demo, each as blocks from top to bottom."""
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+from rich.console import RenderableType
+from rich.rule import Rule
+from rich.text import Text
+
+from checks.model import Verdict
+from labs.demo import boxes
+from labs.demo.engine import Played
+from labs.demo.screen import Screen
+from labs.demo.script import Demo, Places, Step
+from labs.demo.trace import called, those
+from labs.texts import say
+
+Blocks = list[RenderableType]
+
+FEWEST, MOST = 4, 14
+"""Lines of output that a box shows: on a low screen, and on one as high as can be."""
+
+
+def head(screen: Screen, demo: Demo, right: str, root: str) -> Blocks:
+    """Return the two lines that say where we are, and which directory is ROOT."""
+    left = say("demo.stage", number=demo.number, title=demo.title)
+    line = Text(left, style="bold")
+    gap = screen.width - line.cell_len - cell_len(right)
+    if right:
+        line.append(" " * max(gap, 1) + right, "dim")
+    where = Text(f"ROOT = {root}", style="dim")
+    rule = Rule(where, align="left", style="dim", characters="─" if screen.spells else "-")
+    return [line, rule]
+
+
+def step_head(screen: Screen, demo: Demo, step: Step, root: str) -> Blocks:
+    """Return the head of a step's page."""
+    number = list(demo.steps).index(step) + 1
+    return head(screen, demo, f"{number}/{len(demo.steps)} · {step.title}", root)
+
+
+def opening(screen: Screen, demo: Demo, places: Places) -> Blocks:
+    """Return what the demo is about."""
+    return [
+        *head(screen, demo, "", places["root"]),
+        screen.prose(demo.opening.filled(places)),
+        Text(),
+    ]
+
+
+def intro(screen: Screen, step: Step, places: Places) -> Blocks:
+    """Return what the step does, and why."""
+    return [screen.prose(step.intro.filled(places)), Text()]
+
+
+def question(screen: Screen, step: Step, places: Places) -> Blocks:
+    """Return the question to predict, with its choices."""
+    blocks: Blocks = [
+        screen.prose(step.question.filled(places), say("demo.before"), "bold"),
+        *(
+            screen.prose(choice.text.filled(places), f"  {key}")
+            for key, choice in step.choices.items()
+        ),
+        Text(),
+    ]
+    return blocks
+
+
+def result(
+    screen: Screen,
+    demo: Demo,
+    done: Played,
+    guess: str = "",
+    *,
+    rows: int = 0,
+    top: Sequence[RenderableType] = (),
+) -> Blocks:
+    """Return what happened: both sides, the verdict, what did it and why.
+
+    On a screen of `rows` lines the output is cropped so that all of it, below `top`, fits.
+    """
+    why = _why(screen, done, guess)
+    below = [*verdict(screen, done), *_did(screen, demo, done)]
+    room = MOST
+    if rows:
+        taken = sum(map(screen.lines, [*top, *below, *why]))
+        stacked = 2 if screen.width < boxes.NARROW else 1
+        room = min(max((rows - taken) // stacked - 2, FEWEST), MOST)
+    page = [*top, boxes.sides(screen, done, room), *below]
+    # A blank line where there is room for one.
+    gap = [] if rows and sum(map(screen.lines, [*page, *why])) >= rows else [Text()]
+    return [*page, *gap, *why]
+
+
+def verdict(screen: Screen, done: Played) -> Blocks:
+    """Return the verdict with its evidence, and a word where it isn't the expected one."""
+    sign = screen.sign(done.finding.verdict)
+    first, *more = done.finding.evidence or ("",)
+    margin = sign.cell_len + 2
+    blocks: Blocks = []
+    for number, fact in enumerate((first, *more)):
+        line = screen.prose(fact, " " * (margin - 2))
+        if number == 0:
+            line = Text.assemble(sign, line[sign.cell_len :])
+        blocks.append(line)
+    if not done.as_expected and done.step.expected is not Verdict.KEPT:
+        expected = say(f"demo.verdict_{done.step.expected}")
+        blocks.append(screen.prose(say("demo.unexpected", expected=expected)))
+    return blocks
+
+
+def _did(screen: Screen, demo: Demo, done: Played) -> Blocks:
+    """Return the system calls that did it, as they were seen in a run."""
+    label = say("demo.did")
+    if not done.calls:
+        return [screen.prose(say("demo.no_calls"), label)]
+    shown = [call.short(done.places["root"]) for call in those(done.calls, demo.calls)]
+    text = " · ".join(shown)
+    if done.step.missing and not called(done.calls, done.step.missing):
+        text += " " + say("demo.missing", call=done.step.missing)
+    return [screen.prose(text, label)]
+
+
+def _why(screen: Screen, done: Played, guess: str) -> Blocks:
+    """Return the explanation, and what there is to say to a guess.
+
+    Both are about what was expected: where something else came out, it had another reason.
+    """
+    if not done.as_expected:
+        return []
+    blocks: Blocks = [screen.prose(done.step.why.filled(done.places))]
+    if guess:
+        reply = done.step.choices[guess].reply.filled(done.places)
+        blocks.append(screen.prose(reply, style="italic"))
+    return blocks
+
+
+def calls(screen: Screen, demo: Demo, done: Played) -> Blocks:
+    """Return every system call of the run, those that make the container in bold."""
+    page: Blocks = [*step_head(screen, demo, done.step, done.places["root"])]
+    if not done.calls:
+        return [*page, screen.prose(say("demo.no_calls")), Text()]
+    page.append(screen.prose(say("demo.calls")))
+    for call in done.calls:
+        style = "bold" if call.name in demo.calls else ""
+        line = Text(f"[{call.pid}] {call}", style=style, no_wrap=True, overflow="ellipsis")
+        page.append(line)
+    return [*page, Text()]
+
+
+def keys(screen: Screen, names: Sequence[str]) -> Blocks:
+    """Return the line that says which keys there are; a key and its meaning stay together."""
+    words = [say(f"demo.key_{name}") for name in names]
+    gap = "   " if cell_len("   ".join(words)) <= screen.width else "  "
+    lines = [words[0]]
+    for word in words[1:]:
+        longer = lines[-1] + gap + word
+        if cell_len(longer) > screen.width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [Text(line, style="dim") for line in lines]
+
+
+def helped(screen: Screen, names: Sequence[str]) -> Blocks:
+    """Return what each key does, in a sentence."""
+    return [*(screen.prose(say(f"demo.help_{name}")) for name in names), Text()]

@@ -1,0 +1,61 @@
+"""What a demo measured, as JSON in the contract's form."""
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from checks.runtimes import Ended
+from labs.demo.engine import Played
+from labs.errors import FAILED, Refused
+from labs.texts import say
+
+STDOUT = "-"
+
+
+def as_json(stage: str, played: Iterable[Played]) -> dict[str, object]:
+    """Return the report; `axis` is null where a step is about none."""
+    return {"schema": 1, "stage": stage, "steps": [_step(done) for done in played]}
+
+
+def _step(done: Played) -> dict[str, object]:
+    return {
+        "id": done.step.id,
+        "axis": done.step.axis or None,
+        "command": list(done.command),
+        "host": _ended(done.host),
+        "container": _ended(done.container),
+        "verdict": str(done.finding.verdict),
+        "expected": str(done.step.expected),
+        "evidence": list(done.finding.evidence),
+    }
+
+
+def _ended(ended: Ended) -> dict[str, object]:
+    return {
+        "stdout": ended.stdout.decode("utf-8", "replace"),
+        "stderr": ended.stderr.decode("utf-8", "replace"),
+        "status": ended.status,
+    }
+
+
+def check(file: str) -> None:
+    """Raise Refused for a file that could not be written when the demo is over."""
+    folder = Path(file).parent
+    if file != STDOUT and (Path(file).is_dir() or not folder.is_dir()):
+        raise Refused("--json", say("demo.no_folder", file=file), say("demo.json.remedy"))
+
+
+def write(report: dict[str, object], file: str) -> None:
+    """Write a report to a file, `-` for stdout. Raises Refused where it can't be written."""
+    text = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
+    if file == STDOUT:
+        # JSON is UTF-8 wherever it goes: see RFC 8259, section 8.1.
+        sys.stdout.buffer.write(text.encode("utf-8", "replace"))
+        sys.stdout.buffer.flush()
+        return
+    try:
+        Path(file).write_text(text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        why = f"{file}: {error.strerror}"
+        raise Refused("--json", why, say("demo.json.remedy"), status=FAILED) from None

@@ -1,0 +1,148 @@
+"""A demo as data: `labs/demos/stageN.toml`, read into steps that can be played.
+
+Each sentence is there in English and in Chinese. `{places}` in sentences and commands are filled
+in when a step is played: `{root}`, and what the bench has planted outside of it (`engine.py`).
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from checks.model import Verdict
+from labs import texts
+from labs.errors import USAGE, Refused
+from labs.texts import say
+
+FOLDER = Path(__file__).parent.parent / "demos"
+PLACE = re.compile(r"\{([a-z]+)\}")
+"""A place to fill in; `${name}` and other braces of a shell's are left alone."""
+
+Places = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Words:
+    """One sentence in every language."""
+
+    en: str
+    zh: str
+
+    def __str__(self) -> str:
+        """Return the sentence in the language in use, on one line."""
+        if texts.language() == "zh":
+            return "".join(line.strip() for line in self.zh.splitlines())
+        return " ".join(self.en.split())
+
+    def filled(self, places: Places) -> str:
+        """Return the sentence in the language in use, with its places filled in."""
+        return fill(str(self), places)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One answer to a step's question, and what is said to the student who chose it."""
+
+    text: Words
+    reply: Words
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: what is asked, what is run, what is measured, and why it came out so."""
+
+    id: str
+    title: Words
+    intro: Words
+    question: Words
+    choices: Mapping[str, Choice]
+    right: str
+    command: Sequence[str]
+    """What runs in the container; a relative name is looked for along PATH."""
+    expected: Verdict
+    why: Words
+    host: Sequence[str] = ()
+    """What runs on the host beside it, where that isn't the same command."""
+    axis: str = ""
+    """The axis that decides the verdict; without one, `status` does."""
+    also: Sequence[str] = ()
+    """More axes, whose evidence is shown too."""
+    status: int = 0
+    """The exit status that a step without an axis must have."""
+    same: bool = False
+    """Whether it must end with the same line outside and inside."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    mark: str = ""
+    """A pattern: the lines of the output that matter."""
+    fold: bool = True
+    """Whether long lines are folded; a table's are cut off."""
+    columns: bool = False
+    """Whether lines are set in columns, as `ls` does on a terminal."""
+    missing: str = ""
+    """The system call that would have closed this axis."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One stage's demo."""
+
+    stage: str
+    title: Words
+    opening: Words
+    calls: Sequence[str]
+    """The system calls that make this stage's container."""
+    closing: Words
+    build: Words
+    steps: Sequence[Step]
+
+    @property
+    def number(self) -> int:
+        """Return the stage's number."""
+        return int(self.stage.removeprefix("stage"))
+
+    def choose(self, names: Sequence[str]) -> Sequence[Step]:
+        """Return the steps of these names, or all. Raises Refused for a name that is none."""
+        known = {step.id: step for step in self.steps}
+        for name in names:
+            if name not in known:
+                there = say("demo.steps", steps=" ".join(known))
+                raise Refused(f"{self.stage} {name}", say("demo.no_step"), there, status=USAGE)
+        return [known[name] for name in names] or self.steps
+
+
+def fill(text: str, places: Places) -> str:
+    """Return a text with its `{places}` filled in; one that nobody knows stays as it is."""
+    return PLACE.sub(lambda found: places.get(found[1], found[0]), text)
+
+
+def load(stage: str) -> Demo:
+    """Return a stage's demo. Raises FileNotFoundError where it has none."""
+    return read((FOLDER / f"{stage}.toml").read_text(encoding="utf-8"), stage)
+
+
+def exists(stage: str) -> bool:
+    """Say whether a stage has a demo yet."""
+    return (FOLDER / f"{stage}.toml").exists()
+
+
+def read(text: str, stage: str) -> Demo:
+    """Return the demo that a TOML text describes. Raises TypeError for a key missing or unknown."""
+    table = tomllib.loads(text)
+    steps = [_step(row) for row in table.pop("step")]
+    return Demo(stage=stage, steps=steps, **_worded(table))
+
+
+def _step(row: dict[str, Any]) -> Step:
+    choices = {key: Choice(**_worded(choice)) for key, choice in row.pop("choices").items()}
+    row["expected"] = Verdict(row["expected"])
+    return Step(choices=choices, **_worded(row))
+
+
+def _worded(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a table with each sentence of it as Words."""
+    return {
+        key: Words(**value) if isinstance(value, dict) and "en" in value else value
+        for key, value in row.items()
+    }

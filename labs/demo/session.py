@@ -1,0 +1,153 @@
+"""A demo being played: to a student at a terminal, or from beginning to end to whoever reads."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from rich.text import Text
+
+from labs.demo import pages, shell, summary
+from labs.demo.engine import Engine, Played
+from labs.demo.keys import AGAIN, BACK, CALLS, ENTER, HELP, LEFT, QUIT, SHELL, Keys
+from labs.demo.screen import Screen
+from labs.demo.script import Demo, Step
+from labs.texts import say
+
+SHOWN = ("next", "again", "shell", "calls", "back", "quit", "help")
+"""The keys of a step that has been played."""
+
+
+def measured(screen: Screen, engine: Engine, demo: Demo, played: Sequence[Played]) -> pages.Blocks:
+    """Return the table of the last page; what there is without a runtime is measured for it."""
+    before = {axis: engine.before(axis) for axis in summary.measured(played)}
+    return summary.table(screen, demo, played, before)
+
+
+def read_out(
+    engine: Engine, demo: Demo, steps: Sequence[Step], screen: Screen | None
+) -> list[Played]:
+    """Play every step in turn and ask nothing: for a pipe, a log, or (None) no reader at all."""
+    whole = steps is demo.steps
+    if screen and whole:
+        screen.show(pages.opening(screen, demo, engine.places))
+    played = []
+    for step in steps:
+        played.append(engine.play(step))
+        if screen:
+            head = pages.step_head(screen, demo, step, engine.places["root"])
+            top = [*head, *pages.intro(screen, step, engine.places)]
+            screen.show([*pages.result(screen, demo, played[-1], top=top), Text()])
+    if screen and whole:
+        screen.show(measured(screen, engine, demo, played))
+        screen.show(summary.outlook(screen, demo, played))
+    return played
+
+
+class Player:
+    """Shows a step at a time to a student, who predicts, looks and goes on."""
+
+    def __init__(self, engine: Engine, demo: Demo, screen: Screen) -> None:
+        """Take what plays the steps, and the terminal that they are shown on."""
+        self.engine, self.demo, self.screen = engine, demo, screen
+        self.places = engine.places
+        self.keys = Keys()
+        self.played: dict[str, Played] = {}
+        self.guesses: dict[str, str] = {}
+
+    def run(self, steps: Sequence[Step]) -> list[Played]:
+        """Play until the student has seen all or quits; return what happened in the steps seen.
+
+        Raises KeyboardInterrupt on Ctrl-C.
+        """
+        turns: list[Callable[[], str]] = [partial(self._step, step) for step in steps]
+        if steps is self.demo.steps:
+            turns = [self._opening, *turns, partial(self._end, steps)]
+        place = 0
+        while place < len(turns):
+            key = turns[place]()
+            if key == QUIT:
+                break
+            place = place + 1 if key == ENTER else max(place - 1, 0)
+        return self._seen(steps)
+
+    def _seen(self, steps: Sequence[Step]) -> list[Played]:
+        return [self.played[step.id] for step in steps if step.id in self.played]
+
+    def _opening(self) -> str:
+        page = pages.opening(self.screen, self.demo, self.places)
+        return self._wait(page, ("begin", "quit"))
+
+    def _end(self, steps: Sequence[Step]) -> str:
+        """Show the table and what follows from it, on one page or, on a low screen, on two."""
+        played = self._seen(steps)
+        table = measured(self.screen, self.engine, self.demo, played)
+        outlook = [*summary.outlook(self.screen, self.demo, played), Text()]
+        if sum(map(self.screen.lines, [*table, *outlook])) < self.screen.height:
+            return self._wait([*table, *outlook], ("end", "back"))
+        while (key := self._wait(table, ("next", "back", "quit"))) == ENTER:
+            if (key := self._wait(outlook, ("end", "back"))) != BACK:
+                break
+        return key
+
+    def _step(self, step: Step) -> str:
+        """Ask, run, show; return the key that leaves the step."""
+        if step.id not in self.played:
+            if (key := self._ask(step)) != ENTER:
+                return key
+            self.played[step.id] = self.engine.play(step)
+        while True:
+            key = self._wait(self._result(step), SHOWN, (AGAIN, SHELL, CALLS, HELP))
+            if key == AGAIN:
+                self.played[step.id] = self.engine.play(step)
+            elif key == SHELL:
+                self._shell()
+            elif key == CALLS:
+                done = self.played[step.id]
+                self._wait(pages.calls(self.screen, self.demo, done), ("return",))
+            elif key == HELP:
+                self._wait(pages.helped(self.screen, SHOWN), ("return",))
+            else:
+                return key
+
+    def _ask(self, step: Step) -> str:
+        """Have the student predict; Enter means: go on, with a guess or without."""
+        page = [
+            *pages.step_head(self.screen, self.demo, step, self.places["root"]),
+            *pages.intro(self.screen, step, self.places),
+            *pages.question(self.screen, step, self.places),
+        ]
+        key = self._wait(page, ("choose", "skip", "left", "quit"), tuple(step.choices))
+        if key in step.choices:
+            self.guesses[step.id] = key
+            return ENTER
+        return key
+
+    def _result(self, step: Step) -> pages.Blocks:
+        """Return a played step's page, as high as the screen."""
+        asked = self.screen.prose(step.question.filled(self.places), style="bold")
+        top = [*pages.step_head(self.screen, self.demo, step, self.places["root"]), asked]
+        done, guess = self.played[step.id], self.guesses.get(step.id, "")
+        rows = self.screen.height - sum(map(self.screen.lines, pages.keys(self.screen, SHOWN)))
+        return pages.result(self.screen, self.demo, done, guess, rows=rows, top=top)
+
+    def _shell(self) -> None:
+        """Hand the terminal to a shell in the container, until it ends."""
+        hint = self.screen.prose(say("demo.inside"))
+        self.screen.show([hint, Text(), Text()], page=True)
+        if why := shell.run(self.engine.trial):
+            self._wait([self.screen.prose(why), Text()], ("return",))
+
+    def _wait(self, page: pages.Blocks, names: Sequence[str], more: Sequence[str] = ()) -> str:
+        """Show a page and its keys; return the first key that means something there.
+
+        Another key draws the page again, as after the window's size has changed.
+        """
+        while True:
+            self.screen.show([*page, *pages.keys(self.screen, names)], page=True)
+            try:
+                key = self.keys.next()
+            finally:
+                self.screen.show([Text()])
+            if key == LEFT and key not in more:
+                key = BACK
+            if key in more or key in (ENTER, BACK, QUIT):
+                return key

@@ -1,0 +1,37 @@
+"""A shell inside the container, with the terminal handed over to it."""
+
+import contextlib
+import os
+import sys
+import termios
+
+from checks.runtimes import Request, Trial, Unsupported
+from labs.demo import foreground
+
+PROMPT = "[inside] / # "
+
+
+def run(trial: Trial) -> str:
+    """Run an interactive shell to its end; return what kept it from starting, or "".
+
+    When it has ended, the terminal is ours again, and as it was.
+    """
+    request = Request(["/bin/sh"], environment={"PS1": PROMPT})
+    try:
+        argv = trial.runtime.argv(request, trial.bench)
+    except Unsupported as error:
+        return str(error)
+    words = [sys.executable, "-IS", foreground.__file__, *argv]
+    modes = termios.tcgetattr(0)
+    process = trial.bench.popen(
+        words, environment=trial.runtime.environment(request), stdin=0, stdout=1, stderr=2
+    )
+    try:
+        process.wait()
+    finally:
+        process.kill()
+        process.wait()
+        foreground.take(os.getpgrp())
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(0, termios.TCSADRAIN, modes)
+    return ""

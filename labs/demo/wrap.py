@@ -1,0 +1,35 @@
+"""Lines that fit: broken between words, or, in Chinese, between characters."""
+
+import re
+
+from rich.cells import cell_len
+
+CLOSING = "，。、；：？！）」』”’》】…—"
+"""Never at the beginning of a line: they belong to what comes before."""
+OPENING = "（「『“‘《【"
+"""Never at its end."""
+
+TOKEN = re.compile(rf"\s+|[{OPENING}]*(?:[\u2e80-\uffee]|[^\s\u2e80-\uffee]+)[{CLOSING}]*")
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Break a text into lines of at most `width` cells, where its script allows it."""
+    lines = [""]
+    for token in (piece for word in TOKEN.findall(text) for piece in _pieces(word, width)):
+        if token.isspace() or cell_len(lines[-1] + token) <= width:
+            lines[-1] += token
+        else:
+            lines.append(token)
+    return [line.rstrip() for line in lines]
+
+
+def _pieces(word: str, width: int) -> list[str]:
+    """Cut a word that is wider than a line."""
+    pieces: list[str] = []
+    piece = ""
+    for character in word:
+        if piece and cell_len(piece + character) > width:
+            pieces.append(piece)
+            piece = ""
+        piece += character
+    return [*pieces, piece] if piece else pieces
