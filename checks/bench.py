@@ -125,14 +125,24 @@ class Bench:
         return f"/proc/{self.pid}/root{path}"
 
     def processes(self) -> dict[int, list[str]]:
-        """Return pid (as the bench numbers it) and argv of each process on the bench."""
-        proc = Path(self.path("/proc"))
+        """Return pid (as the judge numbers it) and argv of each process on the bench.
+
+        By the judge's own /proc: the bench's may be gone, or lie.
+        """
         found = {}
-        for entry in proc.iterdir():
+        for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with contextlib.suppress(OSError):
-                    found[int(entry.name)] = argv_of(entry)
+                    if self._holds(int(entry.name)):
+                        found[int(entry.name)] = argv_of(entry)
         return found
+
+    def _holds(self, pid: int) -> bool:
+        """Say whether a process is in the bench's pid namespace, or in one that began there."""
+        if visitor.link(pid, "pid") == self.link("pid"):
+            return True
+        parent = int(visitor.status_fields(pid)["PPid"])
+        return parent not in (0, os.getpid()) and self._holds(parent)
 
     def groups(self) -> list[str]:
         """Return the cgroups that were made below the bench's own."""

@@ -222,27 +222,24 @@ class Trial:
     def popen(
         self, request: Request, **streams: int | IO[bytes] | Sequence[int]
     ) -> subprocess.Popen[bytes]:
-        """Start the runtime on the bench."""
-        return self.bench.popen(
-            self.runtime.argv(request, self.bench),
-            environment=self.runtime.environment(request),
-            **streams,  # type: ignore[arg-type]
-        )
+        """Start the runtime on the bench. Raises NotStarted where it can't be."""
+        try:
+            return self.bench.popen(
+                self.runtime.argv(request, self.bench),
+                environment=self.runtime.environment(request),
+                **streams,  # type: ignore[arg-type]
+            )
+        except (FileNotFoundError, PermissionError) as error:
+            raise NotStarted(f"{self.runtime.name}: {error.strerror}") from None
 
-    def run(self, request: Request, stdin: bytes = b"") -> Ended:
+    def run(self, request: Request, stdin: bytes = b"", pass_fds: Sequence[int] = ()) -> Ended:
         """Run a command to its end.
 
         Raises NotStarted where the runtime doesn't end within PATIENCE.
         """
         pipe = subprocess.PIPE
-        process = self.popen(request, stdin=pipe, stdout=pipe, stderr=pipe)
-        try:
-            stdout, stderr = process.communicate(stdin, timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            raise NotStarted(f"it had not ended after {PATIENCE:g} s") from None
-        return Ended(status_of(process), stdout, stderr)
+        process = self.popen(request, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=pass_fds)
+        return _outcome(process, stdin, PATIENCE)
 
     @contextlib.contextmanager
     def started(
@@ -263,8 +260,8 @@ class Trial:
             heard = bytearray()
             if not _hear(process.stdout, name.encode() + b"\n", PATIENCE, heard):
                 process.kill()
-                _, stderr = process.communicate()
-                raise NotStarted(f"status {status_of(process)}: {Ended(0, b'', stderr).said()}")
+                ended = _outcome(process, b"", 1)
+                raise NotStarted(f"status {ended.status}: {ended.said()}")
             container = Container(find(command), process, heard)
             yield container
             # The command first: then a runtime ends in order, and takes down what it made.
@@ -272,12 +269,7 @@ class Trial:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=2)
         finally:
-            process.kill()
-            process.wait()
-            for stream in (process.stdin, process.stdout, process.stderr):
-                if stream:
-                    with contextlib.suppress(BrokenPipeError):
-                        stream.close()
+            _let_go(process)
 
 
 def _kill(pid: int) -> None:
@@ -290,6 +282,32 @@ def status_of(process: subprocess.Popen[bytes]) -> int:
     """Return an exit status as a shell has it: 128+N for signal N."""
     code = process.returncode
     return 128 - code if code < 0 else code
+
+
+def _outcome(process: subprocess.Popen[bytes], stdin: bytes, patience: float) -> Ended:
+    """Wait for a runtime's end; raise NotStarted where it doesn't come.
+
+    What a runtime left running may hold its streams open for ever: then what came is taken.
+    """
+    try:
+        stdout, stderr = process.communicate(stdin, timeout=patience)
+    except subprocess.TimeoutExpired as late:
+        hung = process.poll() is None
+        _let_go(process)
+        if hung:
+            raise NotStarted(f"it had not ended after {patience:g} s") from None
+        stdout, stderr = late.stdout or b"", late.stderr or b""
+    return Ended(status_of(process), stdout, stderr)
+
+
+def _let_go(process: subprocess.Popen[bytes]) -> None:
+    """Kill a runtime if it is still there, and close our ends of its streams."""
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream:
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
 
 
 def _hear(stream: IO[bytes], mark: bytes, patience: float, heard: bytearray) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from checks.cgroup import own_directories
+from checks import ledger
 from labs import paths
 
 BIN = Path(sys.executable).parent
@@ -53,18 +53,21 @@ def results(report: dict[str, Any], result: str) -> set[str]:
 def machine() -> dict[str, object]:
     """Return what a careless run would leave on this machine.
 
-    Other tests run beside this one, so what has no tag of ours is looked up by what is ours: mounts
-    and cgroups under names that nobody else has.
+    Other tests run beside this one, so what a living run keeps in its ledger is not counted, nor a
+    segment that will go with its process (SHM_DEST in its mode).
     """
     mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-    groups = [d for parent in own_directories() for d in parent.glob("labrun-*")]
-    segments = Path("/proc/sysvipc/shm").read_text(encoding="ascii").splitlines()[1:]
+    segments = [
+        row.split()[1:3]
+        for row in Path("/proc/sysvipc/shm").read_text(encoding="ascii").splitlines()[1:]
+    ]
+    with ledger.abandoned() as pages:
+        left = [str(path) for page in pages for _, path in page.left()]
     return {
         "mounts": sorted(" ".join(line.split()[2:]) for line in mounts),
-        "cgroups": sorted(map(str, groups)),
+        "left by a dead run": left,
         "host name": os.uname().nodename,
-        "segments": sorted(row.split()[1] for row in segments),
+        "segments": [id_ for id_, mode in segments if not int(mode, 8) & 0o1000],
         "links": sorted(os.listdir("/sys/class/net")),
         "routes": Path("/proc/net/route").read_text(encoding="ascii"),
-        "ledger": sorted(os.listdir("/run/labrun")) if os.path.isdir("/run/labrun") else [],
     }

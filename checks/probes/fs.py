@@ -91,8 +91,7 @@ def fds(trial: Trial) -> Finding:
             )
         workdir = f"/proc/self/fd/{canary}"
         request = Request(["/bin/sh", "-c", "echo ran"], workdir=workdir)
-        process = trial.popen(request, pass_fds=(canary,), stdout=-1, stderr=-1)
-        stdout, _ = process.communicate(timeout=15)
+        stdout = trial.run(request, pass_fds=(canary,)).stdout
         return wall(
             b"ran" not in stdout,
             f"{directory} holds 0, 1 and 2 only, though descriptor {canary} was a host directory",

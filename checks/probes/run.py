@@ -13,6 +13,7 @@ from checks.probes import probe, promise
 from checks.runtimes import (
     PATIENCE,
     Container,
+    NotStarted,
     Request,
     Trial,
     Unsupported,
@@ -177,7 +178,7 @@ def _everything(trial: Trial) -> dict[str, list[str]]:
         "files": bench.files(),
         "files of ROOT": [_described(root / name) for name in tree(str(root))],
         "host name": [bench.see(lambda: os.uname().nodename)],
-        "System V segments": bench.see(_segments),
+        "System V segments": _segments(trial),
     }
     # What a device has counted is no residue.
     facts["links"] = [row.partition(":")[0].strip() for row in facts["links"]]
@@ -189,26 +190,39 @@ def _described(path: Path) -> str:
     return f"{path} {facts.st_mode:o} {facts.st_size} bytes, changed {facts.st_mtime_ns}"
 
 
-def _segments() -> list[str]:
-    rows = Path("/proc/sysvipc/shm").read_text(encoding="ascii").splitlines()[1:]
-    return [row.split()[1] for row in rows]
+def _segments(trial: Trial) -> list[str]:
+    """Return the ids of the bench's System V segments, by the judge's /proc. See sysvipc(7)."""
+    proc = os.open("/proc", os.O_PATH)
+
+    def look() -> list[str]:
+        # The file shows the ipc namespace of whoever opens it.
+        with open(os.open("sysvipc/shm", os.O_RDONLY, dir_fd=proc), encoding="ascii") as file:
+            return [row.split()[1] for row in file.read().splitlines()[1:]]
+
+    try:
+        return trial.bench.see(look)
+    finally:
+        os.close(proc)
 
 
 @probe("host.residue")
 def residue(trial: Trial) -> Finding:
     """Nothing of the runtime's is left: after success, failure, SIGTERM and SIGKILL."""
     before = _everything(trial)
-    trial.run(Request(["/bin/true"]))
-    trial.run(Request([f"/bin/{nonce('none')}"]))
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with trial.started() as container:
-            container.process.send_signal(number)
-            # A command that outlives its runtime is judged by run.signals; leaving, we kill it.
-            _ends(container, 3)
+    faults = []
+    try:
+        trial.run(Request(["/bin/true"]))
+        trial.run(Request([f"/bin/{nonce('none')}"]))
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with trial.started() as container:
+                container.process.send_signal(number)
+                # A command that outlives its runtime is judged by run.signals; leaving, we kill it.
+                _ends(container, 3)
+    except NotStarted as error:
+        faults.append(f"the command did not run: {error}")
     until = time.monotonic() + 5
     while (after := _everything(trial)) != before and time.monotonic() < until:
         time.sleep(0.1)  # the kernel takes namespaces down in the background
-    faults = []
     for name, facts in before.items():
         new = [row for row in after[name] if row not in facts]
         gone = [row for row in facts if row not in after[name]]

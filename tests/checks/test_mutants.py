@@ -50,7 +50,7 @@ def test_a_runtime_that_wrecks_its_host_leaves_this_machine_as_it_was(tmp_path: 
         "ip route add 192.0.2.77/32 dev lo\n"
         "mkdir /tmp/wreck /run/wreck\n"
         "touch /dev/shm/wreck\n"
-        "(trap '' HUP TERM; sleep 321) &\n"
+        "(trap '' HUP TERM; exec sleep 321) &\n"
         'shift 2; exec "$@"\n',
         encoding="utf-8",
     )
