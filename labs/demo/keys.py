@@ -1,8 +1,17 @@
-"""One key at a time, from the terminal."""
+"""One key at a time, from the terminal.
 
+Typer's `getchar` throws away what was typed before it was called, so a key pressed while a step
+still runs would be lost; here it waits.
+"""
+
+import os
+import termios
+import tty
 from collections import deque
-
-import typer
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Any, Self
 
 ENTER, LEFT, BACK, QUIT, HELP = "enter", "left", "b", "q", "?"
 AGAIN, SHELL, CALLS = "r", "s", "k"
@@ -17,32 +26,73 @@ SAME = {
     "\x1b[D": LEFT,  # arrow left
     "\x1bOD": LEFT,
     "h": HELP,
+    "\x04": QUIT,  # Ctrl-D
 }
-INTERRUPT, END = "\x03", "\x04"
+ESCAPE = "\x1b"
+CONTROLS = 6
+"""Where tcgetattr(3) keeps the characters that mean something to the terminal."""
 
 
 class Keys:
-    """The keys as they come; what is typed ahead waits."""
+    """The keys as they come. While entered, the terminal hands on each at once and shows none.
 
-    def __init__(self) -> None:
-        """Begin with nothing typed."""
+    Ctrl-C sends SIGINT as ever; Ctrl-Z, which would leave the student's shell with a terminal in
+    this state, is a key without a meaning.
+    """
+
+    def __init__(self, terminal: int = 0) -> None:
+        """Read from the descriptor `terminal`."""
+        self.terminal = terminal
         self._waiting: deque[str] = deque()
+        self._before: list[Any] = []
+
+    def __enter__(self) -> Self:
+        self._before = termios.tcgetattr(self.terminal)
+        self._take()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._give_back()
+
+    def _take(self) -> None:
+        # TCSADRAIN changes the terminal without dropping what has been typed: see termios(3).
+        tty.setcbreak(self.terminal, termios.TCSADRAIN)
+        modes = termios.tcgetattr(self.terminal)
+        modes[CONTROLS][termios.VSUSP] = b"\0"
+        termios.tcsetattr(self.terminal, termios.TCSADRAIN, modes)
+
+    def _give_back(self) -> None:
+        # A terminal that has gone needs nothing.
+        with suppress(termios.error):
+            termios.tcsetattr(self.terminal, termios.TCSADRAIN, self._before)
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Leave the terminal to somebody else for a while, as it was before us."""
+        self._give_back()
+        try:
+            yield
+        finally:
+            self._take()
 
     def next(self) -> str:
         """Wait for a key and return it: a name from above, or the letter in lower case.
 
-        Raises KeyboardInterrupt for Ctrl-C; Ctrl-D, or a terminal that went away, is `q`.
+        A terminal that went away is `q`.
         """
         while not self._waiting:
             try:
-                read = typer.getchar()
-            except (EOFError, OSError):
+                read = os.read(self.terminal, 64).decode("utf-8", "replace")
+            except OSError:
                 return QUIT
-            # An escape sequence is one key, and arrives in one piece.
-            self._waiting.extend([read] if read.startswith("\x1b") else read)
             if not read:
                 return QUIT
+            # An escape sequence is one key, and arrives in one piece.
+            self._waiting.extend([read] if read.startswith(ESCAPE) else read)
         key = self._waiting.popleft()
-        if key == INTERRUPT:
-            raise KeyboardInterrupt
-        return QUIT if key == END else SAME.get(key, key.lower())
+        return SAME.get(key, key.lower())

@@ -62,11 +62,12 @@ class Player:
         if steps is self.demo.steps:
             turns = [self._opening, *turns, partial(self._end, steps)]
         place = 0
-        while place < len(turns):
-            key = turns[place]()
-            if key == QUIT:
-                break
-            place = place + 1 if key == ENTER else max(place - 1, 0)
+        with self.keys:
+            while place < len(turns):
+                key = turns[place]()
+                if key == QUIT:
+                    break
+                place = place + 1 if key == ENTER else max(place - 1, 0)
         return self._seen(steps)
 
     def _seen(self, steps: Sequence[Step]) -> list[Played]:
@@ -119,7 +120,8 @@ class Player:
         if key in step.choices:
             self.guesses[step.id] = key
             return ENTER
-        return key
+        # `b` is an answer here, so the way back is the arrow.
+        return BACK if key == LEFT else key
 
     def _result(self, step: Step) -> pages.Blocks:
         """Return a played step's page, as high as the screen."""
@@ -133,7 +135,9 @@ class Player:
         """Hand the terminal to a shell in the container, until it ends."""
         hint = self.screen.prose(say("demo.inside"))
         self.screen.show([hint, Text(), Text()], page=True)
-        if why := shell.run(self.engine.trial):
+        with self.keys.lent():
+            why = shell.run(self.engine.trial)
+        if why:
             self._wait([self.screen.prose(why), Text()], ("return",))
 
     def _wait(self, page: pages.Blocks, names: Sequence[str], more: Sequence[str] = ()) -> str:
@@ -147,7 +151,7 @@ class Player:
                 key = self.keys.next()
             finally:
                 self.screen.show([Text()])
-            if key == LEFT and key not in more:
+            if key == LEFT and BACK not in more:
                 key = BACK
-            if key in more or key in (ENTER, BACK, QUIT):
+            if key in more or key in (ENTER, LEFT, BACK, QUIT):
                 return key

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-LINE = re.compile(r"\[(\d+)\] ([a-z_0-9]+)\((.*?)\)(?: = (.*))?")
+LINE = re.compile(r"\[(\d+)\] ([a-z_0-9]+)\((.*?)\)(?: = (-?\d+(?: E\w+ \(.*\))?|/.*))?")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,167 @@
+"""The demos are whole: every sentence in both languages, every step playable and answered."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+
+import pytest
+from rich.cells import cell_len
+
+from checks.model import Verdict, axes
+from checks.probes import probes
+from labs import texts
+from labs.demo import boxes, trace
+from labs.demo.script import FOLDER, PLACE, Demo, Step, Words, fill, load, read
+from labs.demo.wrap import CLOSING, wrap
+from labs.errors import USAGE, Refused
+
+DEMOS = [load(file.stem) for file in sorted(FOLDER.glob("stage*.toml"))]
+STEPS = [
+    pytest.param(demo, step, id=f"{demo.stage}-{step.id}") for demo in DEMOS for step in demo.steps
+]
+PLACES = {"root", "up", "file", "secret", "process", "shm", "here"}
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+BARE = re.compile(r"[^\u4e00-\u9fff]{1,24}")
+"""A Chinese text without Chinese is a name or a path, and short."""
+SCOLDING = re.compile(r"\b(simply|just (?!now)|obviously|wrong|of course)\b", re.IGNORECASE)
+
+
+def sentences(thing: object) -> Iterator[Words]:
+    """Yield every sentence of a demo, a step or a choice."""
+    if isinstance(thing, Words):
+        yield thing
+    elif isinstance(thing, dict):
+        for value in thing.values():
+            yield from sentences(value)
+    elif isinstance(thing, list):
+        for value in thing:
+            yield from sentences(value)
+    elif dataclasses.is_dataclass(thing):
+        for field in dataclasses.fields(thing):
+            yield from sentences(getattr(thing, field.name))
+
+
+@pytest.mark.parametrize("demo", DEMOS, ids=lambda demo: demo.stage)
+def test_every_sentence_is_whole_in_both_languages(demo: Demo) -> None:
+    for words in sentences(demo):
+        assert words.en.strip()
+        assert words.zh.strip()
+        assert not CHINESE.search(words.en)
+        assert CHINESE.search(words.zh) or BARE.fullmatch(words.zh), words.zh
+        assert set(PLACE.findall(words.en)) == set(PLACE.findall(words.zh))
+        assert set(PLACE.findall(words.en)) <= PLACES
+
+
+@pytest.mark.parametrize("demo", DEMOS, ids=lambda demo: demo.stage)
+def test_nobody_is_scolded_or_talked_down_to(demo: Demo) -> None:
+    for words in sentences(demo):
+        assert not SCOLDING.search(words.en), words.en
+
+
+@pytest.mark.parametrize(("demo", "step"), STEPS)
+def test_a_step_asks_a_question_and_answers_each_guess(demo: Demo, step: Step) -> None:
+    assert list(step.choices) == ["a", "b", "c"]
+    assert step.right in step.choices
+    for key, choice in step.choices.items():
+        assert choice.reply.en.startswith(f"You said {key}.")
+        assert choice.reply.zh.startswith(f"你选了 {key}。")
+
+
+@pytest.mark.parametrize(("demo", "step"), STEPS)
+def test_a_step_measures_an_axis_that_has_a_probe(demo: Demo, step: Step) -> None:
+    for axis in filter(None, [step.axis, *step.also]):
+        assert axis in axes()
+        assert axis in probes()
+    if not step.axis:
+        assert step.expected is Verdict.KEPT
+    elif axes()[step.axis].stage <= demo.number:
+        assert step.expected is axes()[step.axis].required
+    else:
+        assert step.expected is Verdict.LEAKS
+
+
+def test_stage1_has_the_articles_steps_in_the_articles_order() -> None:
+    ids = [step.id for step in load("stage1").steps]
+    assert ids[:5] == ["rootfs", "pwd", "ls", "bin-ls", "ip-route"]
+    assert ids[5:] == ["ps", "hostname", "shm", "id", "escape"]
+
+
+def test_a_demo_with_an_unknown_key_is_not_read() -> None:
+    text = (FOLDER / "stage1.toml").read_text(encoding="utf-8")
+    with pytest.raises(TypeError, match="tittle"):
+        read(text.replace("title.", "tittle."), "stage1")
+
+
+def test_a_step_that_is_not_there_is_refused_with_the_names_of_those_that_are() -> None:
+    with pytest.raises(Refused, match=r"rootfs pwd ls .* escape") as refused:
+        load("stage1").choose(["pwd", "nix"])
+    assert refused.value.status == USAGE
+
+
+def test_sentences_come_in_one_line_of_the_language_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = Words(en="\none\ntwo", zh="\n一，\n二")
+    monkeypatch.setattr(texts, "_language", "en")
+    assert str(words) == "one two"
+    monkeypatch.setattr(texts, "_language", "zh")
+    assert str(words) == "一，二"
+
+
+def test_places_are_filled_and_what_nobody_knows_is_left_alone() -> None:
+    assert fill("{root} {unknown} ${HOME}", {"root": "/r"}) == "/r {unknown} ${HOME}"
+
+
+@pytest.mark.parametrize("width", [20, 40, 76])
+def test_lines_fit_and_no_chinese_line_begins_with_punctuation(width: int) -> None:
+    for demo in DEMOS:
+        for words in sentences(demo):
+            for text in (" ".join(words.en.split()), "".join(words.zh.split("\n"))):
+                lines = wrap(text, width)
+                assert max(map(cell_len, lines)) <= width
+                assert not any(line[:1] in CLOSING for line in lines if line)
+                assert "".join("".join(lines).split()) == "".join(text.split())
+
+
+def test_english_words_are_not_broken_where_a_line_holds_them() -> None:
+    assert wrap("a default route", 9) == ["a default", "route"]
+    assert wrap("a/very/long/path", 6) == ["a/very", "/long/", "path"]
+
+
+def test_a_long_output_keeps_its_head_and_the_lines_that_matter() -> None:
+    lines = [(str(number), number == 50) for number in range(100)]
+    shown = boxes.crop(lines, 9)
+    assert len(shown) == 9
+    assert shown[0] == ("0", False)
+    assert ("50", True) in shown
+    assert shown[-1] == ("99", False)
+    hidden = sum(int(re.sub(r"\D", "", text)) for text, _ in shown if "…" in text)
+    assert hidden + sum("…" not in text for text, _ in shown) == 100
+    assert boxes.crop(lines[:9], 9) == lines[:9]
+
+
+def test_names_are_set_in_columns_as_ls_does() -> None:
+    assert boxes.columns(["bin", "dev", "etc", "home", "usr"], 16) == [
+        "bin  etc   usr",
+        "dev  home",
+    ]
+    assert boxes.columns(["one", "a" * 30], 16) == ["one", "a" * 30]
+    assert boxes.columns([], 16) == []
+
+
+def test_calls_are_read_from_a_trace_and_told_shortly() -> None:
+    stderr = (
+        '[7] chroot("/r") = 0\n'
+        "a line of the command's own\n"
+        '[7] execve("/x/ls", ["ls", "(a) = b"], 3 variables)\n'
+        "[7] execve(…) = -1 ENOENT (No such file or directory)\n"
+        '[7] execve("/bin/ls", ["ls"], 3 variables)\n'
+    )
+    made = trace.calls(stderr)
+    assert [call.short("/r") for call in made] == [
+        'chroot("ROOT")',
+        'execve("/x/ls") ENOENT',
+        'execve("/bin/ls")',
+    ]
+    assert str(made[1]).endswith("3 variables) = -1 ENOENT (No such file or directory)")
+    assert not trace.called(made, "unshare(CLONE_NEWNET)")
+    unshared = trace.calls("[7] unshare(CLONE_NEWNET|CLONE_NEWPID) = 0\n")
+    assert trace.called(unshared, "unshare(CLONE_NEWNET)")

@@ -1,0 +1,236 @@
+"""The demo at a terminal: each key does what the last line says, and nothing is left behind."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pexpect
+import pyte
+import pytest
+
+from tests.running import LABRUN, run
+
+pytestmark = [pytest.mark.usefixtures("as_root"), pytest.mark.xdist_group("machine")]
+
+KEYS = "q quit"
+PATIENCE = 20.0
+
+
+class Terminal:
+    """A terminal with a demo in it."""
+
+    def __init__(self, *arguments: str, rows: int = 24, columns: int = 80) -> None:
+        self.screen = pyte.Screen(columns, rows)
+        self.stream = pyte.ByteStream(self.screen)
+        self.child = pexpect.spawn(
+            LABRUN,
+            ["stage1", *arguments],
+            dimensions=(rows, columns),
+            env={**os.environ, "TERM": "xterm-256color", "LANG": "C.UTF-8"},
+            timeout=PATIENCE,
+        )
+
+    def text(self) -> str:
+        return "\n".join(line.rstrip() for line in self.screen.display)
+
+    def see(self, pattern: str) -> str:
+        """Wait until the screen shows the pattern, and return what it shows."""
+        until = time.monotonic() + PATIENCE
+        while not re.search(pattern, self.text()):
+            assert time.monotonic() < until, f"no {pattern!r} in\n{self.text()}"
+            with contextlib.suppress(pexpect.TIMEOUT, pexpect.EOF):
+                self.stream.feed(self.child.read_nonblocking(4096, timeout=0.1))
+        return self.text()
+
+    def press(self, keys: str, pattern: str) -> str:
+        self.child.send(keys)
+        return self.see(pattern)
+
+    def end(self) -> int:
+        """Wait for the end, and return the exit status as a shell has it."""
+        with contextlib.suppress(pexpect.EOF):
+            while True:
+                self.stream.feed(self.child.read_nonblocking(4096, timeout=PATIENCE))
+        self.child.close()
+        status: int = self.child.exitstatus
+        return status if self.child.signalstatus is None else 128 + int(self.child.signalstatus)
+
+    def made(self) -> list[Path]:
+        """Return what the demo has made on the machine, by its page in the ledger."""
+        (page,) = Path("/run/labrun").glob(f"{self.child.pid}-*.json")
+        return [page, *(Path(path) for _, path in json.loads(page.read_bytes()))]
+
+    def processes(self) -> list[str]:
+        """Return the command lines of the processes of this terminal."""
+        found = []
+        for process in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, IndexError):
+                if process.name.isdigit():
+                    fields = (process / "stat").read_text().rpartition(")")[2].split()
+                    if int(fields[3]) == self.child.pid:
+                        found.append((process / "cmdline").read_text().replace("\0", " "))
+        return found
+
+
+@pytest.fixture
+def terminal() -> Iterator[type[Terminal]]:
+    yield Terminal
+    run([LABRUN, "clean", "--yes"])
+
+
+def test_a_student_goes_through_it(terminal: type[Terminal]) -> None:
+    demo = terminal("--lang", "en")
+    demo.see("Enter begin")
+    demo.press("\r", r"1/10(.|\n)*Before you look(.|\n)*q quit")
+    shown = demo.press("b", r"You said b(.|\n)*\? help")
+    assert "✓ AS EXPECTED" in shown
+    assert "Before you look" not in shown
+    for number in range(2, 11):
+        demo.press("\r", rf" {number}/10(.|\n)*look without one")
+        # At 24 lines, each step's result is one page: its head and its keys are there together.
+        shown = demo.press("c", rf" {number}/10(.|\n)*You said c(.|\n)*\? help")
+    assert "✗ LEAKS" in shown
+    shown = demo.press("\r", r"where you stand(.|\n)*q quit")
+    assert "2 of 9 closed" in shown
+    shown = demo.press("\r", r"Build it(.|\n)*Enter end")
+    demo.press("b", r"where you stand(.|\n)*q quit")
+    demo.press("\r", "Enter end")
+    demo.child.send("\r")
+    assert demo.end() == 0
+
+
+def test_the_last_page_is_one_page_where_it_fits(terminal: type[Terminal]) -> None:
+    demo = terminal("--lang", "en", rows=40, columns=120)
+    demo.see("Enter begin")
+    for number in range(1, 11):
+        demo.press("\r", rf" {number}/10(.|\n)*look without one")
+        demo.press("\r", rf" {number}/10(.|\n)*What did it(.|\n)*\? help")
+    shown = demo.press("\r", r"where you stand(.|\n)*Enter end")
+    assert "has routes of its own" in shown or "routes" in shown
+    assert "Build it" in shown
+    demo.child.send("q")
+    assert demo.end() == 0
+
+
+def test_each_key_does_what_it_says(terminal: type[Terminal]) -> None:
+    demo = terminal("pwd", "ip-route", "--lang", "en")
+    demo.press("\r", r"2/10(.|\n)*\? help")
+    demo.press("\r", r"5/10(.|\n)*Before you look(.|\n)*q quit")
+    shown = demo.press("c", r"You said c(.|\n)*\? help")
+    first = re.search(r"/proc/(\d+)/net", shown)
+    assert first
+    shown = demo.press("r", rf"/proc/(?!{first[1]}/)\d+/net(.|\n)*\? help")
+    shown = demo.press("k", "back to the step")
+    assert re.search(r"\[\d+\] chroot\(.*= 0", shown)
+    assert re.search(r"fork\(\) = \d+", shown)
+    demo.press("\r", r"You said c(.|\n)*\? help")
+    assert "opens a shell" in demo.press("?", "back to the step")
+    demo.press("\r", r"You said c(.|\n)*\? help")
+    # What has been answered stays answered.
+    demo.press("b", r"2/10(.|\n)*ISOLATED(.|\n)*\? help")
+    demo.press("\x1b[C", r"5/10(.|\n)*You said c(.|\n)*\? help")
+    # A key that means nothing changes nothing.
+    demo.press("x", r"5/10(.|\n)*You said c(.|\n)*\? help")
+    demo.child.send("q")
+    assert demo.end() == 0
+
+
+def test_back_from_a_question_is_the_arrow_as_b_is_an_answer(terminal: type[Terminal]) -> None:
+    demo = terminal("pwd", "ip-route", "--lang", "en")
+    demo.press("b", r"You said b(.|\n)*\? help")
+    demo.press("\r", "5/10(.|\n)*look without one")
+    demo.press("\x1b[D", r"2/10(.|\n)*You said b(.|\n)*\? help")
+    demo.child.send("q")
+    assert demo.end() == 0
+
+
+def test_a_shell_inside_has_the_terminal_to_itself(terminal: type[Terminal]) -> None:
+    demo = terminal("ip-route", "--lang", "en")
+    demo.press("a", r"You said a(.|\n)*\? help")
+    canary = [line for line in demo.processes() if "read wait" in line]
+    assert len(canary) == 1
+    demo.press("s", r"\[inside\] / #")
+    assert re.search(r"^bin +", demo.press("/bin/ls /\n", r"\nbin "), re.M)
+    demo.press("sleep 60\n", "sleep 60")
+    demo.press("\x03", r"\^C(.|\n)*\[inside\] / #")
+    demo.press("\x1aecho still $((40 + 2))\n", "still 42")
+    # Neither key has reached the demo, or what it planted.
+    assert [line for line in demo.processes() if "read wait" in line] == canary
+    demo.press("exit\n", r"You said a(.|\n)*\? help")
+    demo.press("r", r"LEAKS(.|\n)*\? help")
+    demo.child.send("q")
+    assert demo.end() == 0
+
+
+def test_what_is_typed_ahead_is_not_lost(terminal: type[Terminal]) -> None:
+    demo = terminal("pwd", "ip-route", "--lang", "en")
+    demo.see("look without one")
+    demo.child.send("b\rc")
+    demo.see(r"5/10(.|\n)*You said c(.|\n)*\? help")
+    demo.child.send("\x04")
+    assert demo.end() == 0
+
+
+def test_the_report_holds_the_steps_seen(terminal: type[Terminal], tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    demo = terminal("pwd", "ip-route", "--json", str(file), "--lang", "en")
+    demo.press("b", r"You said b(.|\n)*\? help")
+    demo.child.send("q")
+    assert demo.end() == 0
+    assert [row["id"] for row in json.loads(file.read_bytes())["steps"]] == ["pwd"]
+
+
+@pytest.mark.parametrize(
+    ("key", "number", "status"),
+    [
+        ("\x03", 0, 130),
+        ("", signal.SIGINT, 130),
+        ("", signal.SIGTERM, 143),
+        ("", signal.SIGHUP, 129),
+    ],
+)
+def test_however_it_is_stopped_nothing_is_left(
+    terminal: type[Terminal], key: str, number: int, status: int
+) -> None:
+    segments = Path("/proc/sysvipc/shm")
+    mounts = Path("/proc/self/mountinfo").read_text()
+    demo = terminal("shm", "--lang", "en")
+    shown = demo.press("c", r"the host's segment \d+ was read(.|\n)*\? help")
+    segment = re.search(r"segment (\d+) was read", shown)
+    made = demo.made()
+    assert segment
+    assert len(made) > 1
+    assert all(path.exists() for path in made)
+    if key:
+        demo.child.send(key)
+    else:
+        demo.child.kill(number)
+    assert demo.end() == status
+    assert [path for path in made if path.exists()] == []
+    assert demo.processes() == []
+    assert segment[1] not in [row.split()[1] for row in segments.read_text().splitlines()]
+    assert Path("/proc/self/mountinfo").read_text() == mounts
+
+
+def test_after_a_kill_clean_removes_what_is_left(terminal: type[Terminal]) -> None:
+    """A folder with a canary, and empty cgroups: no mount, process or segment outlives it."""
+    demo = terminal("shm", "--lang", "en")
+    shown = demo.press("c", r"the host's segment \d+ was read(.|\n)*\? help")
+    made = demo.made()
+    segment = re.search(r"segment (\d+) was read", shown)
+    assert segment
+    demo.child.kill(signal.SIGKILL)
+    assert demo.end() == 128 + signal.SIGKILL
+    until = time.monotonic() + PATIENCE
+    while demo.processes() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert demo.processes() == []
+    table = Path("/proc/sysvipc/shm").read_text()
+    assert segment[1] not in [row.split()[1] for row in table.splitlines()]
+    assert run([LABRUN, "clean", "--yes"]).returncode == 0
+    assert [path for path in made if path.exists()] == []
