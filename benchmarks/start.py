@@ -1,0 +1,88 @@
+"""What a start costs: `RUNTIME run ROOT /bin/true`, each contender once a round, in turn.
+
+Rounds are interleaved, so that what else the machine does hits all contenders alike; the median is
+taken, so that a round that was disturbed counts little.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from labs.stages import reference
+
+COMMAND = "/bin/true"
+
+
+@contextmanager
+def contenders(root: Path) -> Iterator[dict[str, list[str]]]:
+    """Give the command line of each contender that is installed."""
+    with tempfile.TemporaryDirectory() as bundle:
+        lines = {
+            "stage1": [reference("stage1"), "run", str(root), COMMAND],
+            "chroot": ["chroot", str(root), COMMAND],
+            "bwrap": ["bwrap", "--bind", str(root), "/", "--chdir", "/", COMMAND],
+        }
+        if shutil.which("runc"):
+            _bundle(Path(bundle), root)
+            lines["runc run"] = ["runc", "run", "--bundle", bundle, f"labrun-{os.getpid()}"]
+        yield {name: line for name, line in lines.items() if shutil.which(line[0])}
+
+
+def _bundle(folder: Path, root: Path) -> None:
+    """Write the bundle that `runc spec` proposes, with our root and command."""
+    subprocess.run(["runc", "spec", "--bundle", folder], check=True)
+    config = json.loads((folder / "config.json").read_bytes())
+    config["root"] = {"path": str(root), "readonly": True}
+    config["process"] |= {"terminal": False, "args": [COMMAND]}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def once(line: Sequence[str]) -> float:
+    """Return the seconds that one run takes, from before fork to after wait.
+
+    Raises RuntimeError where it fails: a failed start is quick, and no result.
+    """
+    program = shutil.which(line[0]) or line[0]
+    began = time.perf_counter()
+    pid = os.posix_spawn(program, list(line), os.environ)
+    _, status = os.waitpid(pid, 0)
+    seconds = time.perf_counter() - began
+    if status:
+        raise RuntimeError(f"{' '.join(line)}: status {os.waitstatus_to_exitcode(status)}")
+    return seconds
+
+
+def measure(
+    lines: Mapping[str, Sequence[str]], rounds: int, progress: Callable[[], None]
+) -> dict[str, list[float]]:
+    """Return the seconds of each round, by contender; each round begins with another of them."""
+    names = list(lines)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for line in lines.values():
+        once(line)  # warm caches: no student starts a runtime only once
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            seconds[name].append(once(lines[name]))
+        progress()
+    return seconds
+
+
+def summary(seconds: Mapping[str, Sequence[float]], base: str) -> dict[str, dict[str, float]]:
+    """Return median and fastest run in ms by contender, and the ratio of medians to `base`."""
+    unit = statistics.median(seconds[base])
+    return {
+        name: {
+            "median_ms": round(1000 * statistics.median(values), 2),
+            "fastest_ms": round(1000 * min(values), 2),
+            "ratio": round(statistics.median(values) / unit, 3),
+        }
+        for name, values in seconds.items()
+    }
