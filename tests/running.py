@@ -24,13 +24,17 @@ def run(
     **more: Any,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a command to its end, with nothing on stdin, and return what it said."""
-    settings: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "check": False}
+    settings: dict[str, Any] = {
+        "stdin": subprocess.DEVNULL,
+        "capture_output": True,
+        "check": False,
+        "env": {**os.environ, "LABRUN_CACHE": str(paths.cache()), **(environment or {})},
+    }
     return subprocess.run(
         argv,
         user=user,
         group=user,
         extra_groups=None if user is None else [],
-        env={**os.environ, "LABRUN_CACHE": str(paths.cache()), **(environment or {})},
         **(settings | more),
     )
 
