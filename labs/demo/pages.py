@@ -73,23 +73,28 @@ def result(
     guess: str = "",
     *,
     rows: int = 0,
-    top: Sequence[RenderableType] = (),
+    head: Sequence[RenderableType] = (),
+    asked: Sequence[RenderableType] = (),
 ) -> Blocks:
     """Return what happened: both sides, the verdict, what did it and why.
 
-    On a screen of `rows` lines the output is cropped so that all of it, below `top`, fits.
+    On a screen of `rows` lines (0: without end) the output is cropped until the page fits, below
+    `head` and `asked`; where that isn't enough, it goes without a blank line, then without `asked`.
     """
-    why = _why(screen, done, guess)
     below = [*verdict(screen, done), *_did(screen, demo, done)]
-    room = MOST
-    if rows:
-        taken = sum(map(screen.lines, [*top, *below, *why]))
-        stacked = 2 if screen.width < boxes.NARROW else 1
-        room = min(max((rows - taken) // stacked - 2, FEWEST), MOST)
-    page = [*top, boxes.sides(screen, done, room), *below]
-    # A blank line where there is room for one.
-    gap = [] if rows and sum(map(screen.lines, [*page, *why])) >= rows else [Text()]
-    return [*page, *gap, *why]
+    why = _why(screen, done, guess)
+    page: Blocks = []
+    for top, gap in (([*head, *asked], [Text()]), ([*head, *asked], []), ([*head], [])):
+        rest = [*below, *gap, *why]
+        room = MOST
+        if rows:
+            taken = sum(map(screen.lines, [*top, *rest]))
+            stacked = 2 if screen.width < boxes.NARROW else 1
+            room = min(max((rows - taken) // stacked - 2, FEWEST), MOST)
+        page = [*top, boxes.sides(screen, done, room), *rest]
+        if not rows or sum(map(screen.lines, page)) <= rows:
+            break
+    return page
 
 
 def verdict(screen: Screen, done: Played) -> Blocks:

@@ -34,8 +34,9 @@ def read_out(
         played.append(engine.play(step))
         if screen:
             head = pages.step_head(screen, demo, step, engine.places["root"])
-            top = [*head, *pages.intro(screen, step, engine.places)]
-            screen.show([*pages.result(screen, demo, played[-1], top=top), Text()])
+            asked = pages.intro(screen, step, engine.places)
+            page = pages.result(screen, demo, played[-1], head=head, asked=asked)
+            screen.show([*page, Text()])
     if screen and whole:
         screen.show(measured(screen, engine, demo, played))
         screen.show(summary.outlook(screen, demo, played))
@@ -126,10 +127,12 @@ class Player:
     def _result(self, step: Step) -> pages.Blocks:
         """Return a played step's page, as high as the screen."""
         asked = self.screen.prose(step.question.filled(self.places), style="bold")
-        top = [*pages.step_head(self.screen, self.demo, step, self.places["root"]), asked]
+        head = pages.step_head(self.screen, self.demo, step, self.places["root"])
         done, guess = self.played[step.id], self.guesses.get(step.id, "")
         rows = self.screen.height - sum(map(self.screen.lines, pages.keys(self.screen, SHOWN)))
-        return pages.result(self.screen, self.demo, done, guess, rows=rows, top=top)
+        return pages.result(
+            self.screen, self.demo, done, guess, rows=rows, head=head, asked=[asked]
+        )
 
     def _shell(self) -> None:
         """Hand the terminal to a shell in the container, until it ends."""

@@ -1,6 +1,7 @@
 """`labrun stage1`, played for real: what it measures, what it says, what it leaves."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from labs.demo.script import load
 from labs.errors import CANNOT, FAILED, USAGE
 from tests.running import LABRUN, NOBODY, run
 
-pytestmark = [pytest.mark.usefixtures("as_root"), pytest.mark.xdist_group("machine")]
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="cannot: needs root"),
+    pytest.mark.xdist_group("machine"),
+]
 
 STEPS = [step.id for step in load("stage1").steps]
 ESCAPE_CODES = re.compile(r"\x1b")
@@ -79,10 +83,8 @@ def test_inside_the_rest_is_the_hosts(whole: dict[str, Any]) -> None:
     assert (
         step(whole, "hostname")["container"]["stdout"] == step(whole, "hostname")["host"]["stdout"]
     )
-    canary = re.search(r"the host's (\d+) among them", " ".join(step(whole, "ps")["evidence"]))
-    assert canary
-    for side in ("host", "container"):
-        assert re.search(rf"^ *{canary[1]} .*canary-", step(whole, "ps")[side]["stdout"], re.M)
+    canaries = re.findall(r"canary-[0-9a-f]{12}", step(whole, "ps")["host"]["stdout"])
+    assert set(canaries) & set(step(whole, "ps")["container"]["stdout"].split())
     assert "could be killed" in step(whole, "id")["container"]["stdout"]
     secret = step(whole, "escape")["host"]["stdout"].strip()
     assert secret.startswith("secret-")

@@ -98,12 +98,16 @@ def test_a_step_that_is_not_there_is_refused_with_the_names_of_those_that_are() 
     assert refused.value.status == USAGE
 
 
-def test_sentences_come_in_one_line_of_the_language_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sentences_come_in_one_line_of_the_language_in_use() -> None:
     words = Words(en="\none\ntwo", zh="\n一，\n二")
-    monkeypatch.setattr(texts, "_language", "en")
-    assert str(words) == "one two"
-    monkeypatch.setattr(texts, "_language", "zh")
-    assert str(words) == "一，二"
+    before = texts.language()
+    try:
+        texts.speak("en")
+        assert str(words) == "one two"
+        texts.speak("zh")
+        assert str(words) == "一，二"
+    finally:
+        texts.speak(before)
 
 
 def test_places_are_filled_and_what_nobody_knows_is_left_alone() -> None:

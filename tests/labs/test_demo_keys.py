@@ -15,7 +15,10 @@ import pytest
 
 from tests.running import LABRUN, run
 
-pytestmark = [pytest.mark.usefixtures("as_root"), pytest.mark.xdist_group("machine")]
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="cannot: needs root"),
+    pytest.mark.xdist_group("machine"),
+]
 
 KEYS = "q quit"
 PATIENCE = 20.0
@@ -27,11 +30,13 @@ class Terminal:
     def __init__(self, *arguments: str, rows: int = 24, columns: int = 80) -> None:
         self.screen = pyte.Screen(columns, rows)
         self.stream = pyte.ByteStream(self.screen)
+        # Who runs the tests may have said how wide its own output is.
+        environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
         self.child = pexpect.spawn(
             LABRUN,
             ["stage1", *arguments],
             dimensions=(rows, columns),
-            env={**os.environ, "TERM": "xterm-256color", "LANG": "C.UTF-8"},
+            env={**environment, "TERM": "xterm-256color", "LANG": "C.UTF-8"},
             timeout=PATIENCE,
         )
 
@@ -111,7 +116,7 @@ def test_the_last_page_is_one_page_where_it_fits(terminal: type[Terminal]) -> No
         demo.press("\r", rf" {number}/10(.|\n)*look without one")
         demo.press("\r", rf" {number}/10(.|\n)*What did it(.|\n)*\? help")
     shown = demo.press("\r", r"where you stand(.|\n)*Enter end")
-    assert "has routes of its own" in shown or "routes" in shown
+    assert "what it asks for" in shown
     assert "Build it" in shown
     demo.child.send("q")
     assert demo.end() == 0
@@ -200,8 +205,8 @@ def test_however_it_is_stopped_nothing_is_left(
     segments = Path("/proc/sysvipc/shm")
     mounts = Path("/proc/self/mountinfo").read_text()
     demo = terminal("shm", "--lang", "en")
-    shown = demo.press("c", r"the host's segment \d+ was read(.|\n)*\? help")
-    segment = re.search(r"segment (\d+) was read", shown)
+    segment = re.search(r"number +(\d+)", demo.see("your guess"))
+    demo.press("c", r"LEAKS(.|\n)*\? help")
     made = demo.made()
     assert segment
     assert len(made) > 1
@@ -220,9 +225,9 @@ def test_however_it_is_stopped_nothing_is_left(
 def test_after_a_kill_clean_removes_what_is_left(terminal: type[Terminal]) -> None:
     """A folder with a canary, and empty cgroups: no mount, process or segment outlives it."""
     demo = terminal("shm", "--lang", "en")
-    shown = demo.press("c", r"the host's segment \d+ was read(.|\n)*\? help")
+    segment = re.search(r"number +(\d+)", demo.see("your guess"))
     made = demo.made()
-    segment = re.search(r"segment (\d+) was read", shown)
+    demo.press("c", r"LEAKS(.|\n)*\? help")
     assert segment
     demo.child.kill(signal.SIGKILL)
     assert demo.end() == 128 + signal.SIGKILL
