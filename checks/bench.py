@@ -21,10 +21,11 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, NoReturn, Self, TypeVar
+from typing import IO, Any, NoReturn, Self, TypeVar
 
 from checks import cgroup, kernel, ledger, visitor
 from checks.canaries import Canaries, nonce, plant
+from checks.words import say
 
 T = TypeVar("T")
 
@@ -58,7 +59,7 @@ class Bench:
         Raises NoBench with the reason.
         """
         if os.geteuid() != 0:
-            raise NoBench("needs root: a bench is made of namespaces and a cgroup")
+            raise NoBench(say("bench.needs_root"))
         with ExitStack() as stack:
             page = stack.enter_context(ledger.page())
             self._group = stack.enter_context(cgroup.outer_group(page))
@@ -101,9 +102,10 @@ class Bench:
         os.close(hold)
         os.close(answer)
         with os.fdopen(report, "rb") as pipe:
-            told = json.loads(pipe.readline() or b'{"error": "its first process died"}')
+            line = pipe.readline()
+        told: dict[str, Any] = json.loads(line) if line else {"error": say("bench.died")}
         if "error" in told:
-            raise NoBench(f"no bench can be made here: {told['error']}")
+            raise NoBench(say("bench.cannot", reason=told["error"]))
         self.pid = told.pop("pid") if self.machine else _child_of(outer)
         return Canaries(**told)
 
@@ -269,7 +271,8 @@ def _be_bench(bench: Bench, scratch: str, hold: int, answer: int) -> NoReturn:
         # As systemd leaves it: a mount made on the bench reaches every other namespace of it.
         if not bench.machine:
             kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_SHARED)
-    except OSError as error:
+    except Exception as error:
+        # Whatever it is (netlink has errors of its own): this process must never go on as a judge.
         told = {"error": str(error)}
     if bench.machine:
         told["pid"] = os.getpid()
@@ -287,10 +290,12 @@ def _furnish(needed: Iterable[Path]) -> str:
     """Mount what a throw-away host has of its own; return its folder for temporary files.
 
     The folders that everybody writes to become copies-on-write of the machine's: what is on the
-    machine (a checkout, ROOT) is there, and what is written goes with the bench.
+    machine (a checkout, ROOT) is there, and what is written goes with the bench. Raises OSError,
+    and NoBench where the bench would hide a path that is `needed`.
     """
-    if any(path.is_relative_to(place) for path in needed for place in ("/run", "/dev/shm")):
-        raise OSError(0, "what it needs is under /run or /dev/shm, where the bench has its own")
+    for path in needed:
+        if any(path.is_relative_to(place) for place in ("/run", "/dev/shm")):
+            raise NoBench(say("bench.covered", path=path))
     flags = kernel.MS_NOSUID | kernel.MS_NODEV
     kernel.mount("proc", "/proc", "proc", flags | kernel.MS_NOEXEC)
     kernel.mount("tmpfs", "/run", "tmpfs", flags, "mode=755,size=256m")

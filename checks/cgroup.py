@@ -6,8 +6,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from checks import mounts
 from checks.canaries import nonce
 from checks.ledger import Page
+from checks.mounts import Mount
 
 LIMITS = {
     # file: value; v1 and v2 names of the same limit
@@ -44,19 +46,22 @@ def own_directories() -> list[Path]:
     for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
         _, controllers, path = line.split(":", 2)
         own[controllers] = path
-    found = []
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
-        before, _, after = line.partition(" - ")
-        root, mountpoint = before.split()[3:5]
-        fstype, _, options = after.split()[:3]
-        named = {name for name in own if name and set(name.split(",")) & set(options.split(","))}
-        names = {"cgroup": named, "cgroup2": {""} & own.keys()}.get(fstype, set())
-        for name in names:
-            # A bind mount, as a container has it, shows only a part of the tree.
-            relative = os.path.relpath(own[name], root)
-            if not relative.startswith(".."):
-                found.append(Path(mountpoint.replace("\\040", " "), relative))
-    return found
+    # A bind mount, as a container has it, shows only a part of the tree.
+    return [
+        Path(mount.point, below)
+        for mount in mounts.parse(mounts.own())
+        for path in _groups(mount, own)
+        if not (below := os.path.relpath(path, mount.root)).startswith("..")
+    ]
+
+
+def _groups(mount: Mount, own: dict[str, str]) -> list[str]:
+    """Return which of a process's groups, by their controllers, are in a mounted hierarchy."""
+    if mount.type == "cgroup2":
+        return [path for controllers, path in own.items() if not controllers]
+    if mount.type != "cgroup":
+        return []
+    return [path for names, path in own.items() if names and mount.options & {*names.split(",")}]
 
 
 def _inherit_cpuset(directory: Path) -> None:

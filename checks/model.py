@@ -23,7 +23,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """A verdict, and the facts behind it, each with where it was read."""
+    """A verdict, and the facts behind it, each with where it was read, in the language in use."""
 
     verdict: Verdict
     evidence: tuple[str, ...]
@@ -36,7 +36,9 @@ class Axis:
     id: str
     stage: int
     title: Mapping[str, str]
+    """What holds when the check passes, by language."""
     hint: Mapping[str, str]
+    """What is wrong when it fails, by language; empty where nothing probes the axis yet."""
     required: Verdict
     see: str
     points: int = 1

@@ -13,6 +13,7 @@ from checks.bench import Bench, NoBench
 from checks.model import Axis, Verdict, axes
 from checks.probes import observe
 from checks.runtimes import Trial, Unsupported, runtime
+from checks.words import language
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,4 +61,4 @@ def judge(axis: Axis, trial: Trial, request: pytest.FixtureRequest) -> None:
         cannot(request, *finding.evidence)
     note(request, finding.verdict, finding.evidence)
     if finding.verdict is not axis.required:
-        pytest.fail("\n".join((axis.hint["en"], *finding.evidence)), pytrace=False)
+        pytest.fail("\n".join((axis.hint[language()], *finding.evidence)), pytrace=False)

@@ -17,6 +17,7 @@ from typing import IO, TypeVar
 from checks import visitor
 from checks.bench import Bench, argv_of
 from checks.canaries import nonce
+from checks.words import say
 
 T = TypeVar("T")
 
@@ -53,7 +54,8 @@ class Ended:
 
     def said(self) -> str:
         """Return the last line of stderr, as evidence."""
-        return (self.stderr.decode(errors="replace").strip().splitlines() or ["nothing"])[-1]
+        lines = self.stderr.decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else say("runtime.nothing")
 
 
 class Runtime:
@@ -160,10 +162,14 @@ PEERS: Mapping[str, type[Runtime]] = {
 }
 
 
+SPELLED = {"workdir": "--workdir", "options": "OPTIONS", "root": "ROOT"}
+"""What a request has, as the contract's command line spells it."""
+
+
 def _refuse(runtime: Runtime, request: Request, *names: str) -> None:
     for name in names:
         if getattr(request, name):
-            raise Unsupported(f"{runtime.name} has no {name}")
+            raise Unsupported(say("runtime.refuses", runtime=runtime.name, what=SPELLED[name]))
 
 
 def runtime(command: str) -> Runtime:
@@ -175,9 +181,10 @@ def runtime(command: str) -> Runtime:
         return Runtime(command)
     name = command[1:]
     if name not in PEERS:
-        raise ValueError(f"there is no peer {command}: {', '.join(f'@{p}' for p in PEERS)}")
+        peers = ", ".join(f"@{peer}" for peer in PEERS)
+        raise ValueError(say("runtime.no_peer", peer=command, peers=peers))
     if name != "host" and not shutil.which(name):
-        raise Unsupported(f"{name} is not installed")
+        raise Unsupported(say("runtime.not_installed", program=name))
     return PEERS[name](command)
 
 
@@ -230,7 +237,8 @@ class Trial:
                 **streams,  # type: ignore[arg-type]
             )
         except (FileNotFoundError, PermissionError) as error:
-            raise NotStarted(f"{self.runtime.name}: {error.strerror}") from None
+            why = say("runtime.cannot_start", runtime=self.runtime.name, reason=error.strerror)
+            raise NotStarted(why) from None
 
     def run(self, request: Request, stdin: bytes = b"", pass_fds: Sequence[int] = ()) -> Ended:
         """Run a command to its end.
@@ -259,9 +267,7 @@ class Trial:
             assert process.stdout
             heard = bytearray()
             if not _hear(process.stdout, name.encode() + b"\n", PATIENCE, heard):
-                process.kill()
-                ended = _outcome(process, b"", 1)
-                raise NotStarted(f"status {ended.status}: {ended.said()}")
+                raise NotStarted(_why_not(process))
             container = Container(find(command), process, heard)
             yield container
             # The command first: then a runtime ends in order, and takes down what it made.
@@ -284,6 +290,18 @@ def status_of(process: subprocess.Popen[bytes]) -> int:
     return 128 - code if code < 0 else code
 
 
+def _why_not(process: subprocess.Popen[bytes]) -> str:
+    """Return why a runtime's command can't have started; afterwards the runtime has ended."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=1)
+    silent = process.poll() is None
+    process.kill()
+    ended = _outcome(process, b"", 1)
+    if silent:
+        return say("runtime.silent")
+    return say("runtime.not_started", status=ended.status, said=ended.said())
+
+
 def _outcome(process: subprocess.Popen[bytes], stdin: bytes, patience: float) -> Ended:
     """Wait for a runtime's end; raise NotStarted where it doesn't come.
 
@@ -295,7 +313,7 @@ def _outcome(process: subprocess.Popen[bytes], stdin: bytes, patience: float) ->
         hung = process.poll() is None
         _let_go(process)
         if hung:
-            raise NotStarted(f"it had not ended after {patience:g} s") from None
+            raise NotStarted(say("runtime.not_ended", seconds=patience)) from None
         stdout, stderr = late.stdout or b"", late.stderr or b""
     return Ended(status_of(process), stdout, stderr)
 
@@ -334,6 +352,6 @@ def find(argv: Sequence[str]) -> int:
                 if argv_of(process) == list(argv):
                     found.append(int(process.name))
     if not found:
-        raise NotStarted("it printed the answer, but no process runs the command")
+        raise NotStarted(say("runtime.no_process"))
     # More than one: a shell that forked before its command replaced it. The oldest is COMMAND.
     return min(found)

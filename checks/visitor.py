@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
 from checks import kernel
+from checks.words import say
 
 T = TypeVar("T")
 
@@ -58,26 +59,31 @@ def visit(pid: int, look: Callable[[], T], *, root: bool = True) -> T:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+    if text is None:
+        raise Hindered(say("visit.lost", pid=pid, seconds=PATIENCE))
     if not text:
-        raise Hindered(f"the visitor to process {pid} did not come back")
+        raise Hindered(say("visit.died", pid=pid))
     result = json.loads(text)
     if "errno" in result:
         raise OSError(result["errno"], result["text"])
-    if "hindered" in result:
-        raise Hindered(result["hindered"])
+    # The visitor itself has no words: their file is not where it is.
+    if "kept out" in result:
+        raise Hindered(say("visit.join", pid=pid, reason=result["kept out"]))
+    if "failed" in result:
+        raise Hindered(say("visit.failed", pid=pid, reason=result["failed"]))
     value: T = result["value"]
     return value
 
 
-def _read(fd: int, patience: float) -> bytes:
-    """Read until the last writer is gone or patience ends."""
+def _read(fd: int, patience: float) -> bytes | None:
+    """Read until the last writer is gone; None where patience ends first."""
     parts: list[bytes] = []
     until = time.monotonic() + patience
     while select.select([fd], [], [], max(0.0, until - time.monotonic()))[0]:
         if not (part := os.read(fd, 65536)):
             return b"".join(parts)
         parts.append(part)
-    return b""
+    return None
 
 
 def _go(pid: int, look: Callable[[], Any], answer: int, *, root: bool) -> NoReturn:
@@ -91,15 +97,15 @@ def _go(pid: int, look: Callable[[], Any], answer: int, *, root: bool) -> NoRetu
             os.waitpid(child, 0)
             os._exit(0)
         kernel.die_with_parent()
-    except OSError as error:
-        result = {"hindered": f"could not join process {pid}: {error}"}
+    except Exception as error:
+        result = {"kept out": str(error)}
     else:
         try:
             result = {"value": look()}
         except OSError as error:
             result = {"errno": error.errno or 0, "text": error.strerror or str(error)}
         except Exception as error:
-            result = {"hindered": f"{type(error).__name__}: {error}"}
+            result = {"failed": f"{type(error).__name__}: {error}"}
     os.write(answer, json.dumps(result).encode())
     os._exit(0)
 

@@ -1,59 +1,18 @@
 """What the machine is, in the few words that every report begins with."""
 
 import os
-from dataclasses import dataclass
-from pathlib import Path
 
-MOUNTINFO = Path("/proc/self/mountinfo")
+from checks.mounts import Mount, own, parse
 
-
-@dataclass(frozen=True)
-class Mount:
-    """One line of /proc/self/mountinfo. See proc_pid_mountinfo(5)."""
-
-    root: str
-    """What of the file system is mounted: `/`, or a path inside it."""
-    point: str
-    options: frozenset[str]
-    """The mount's own options, and those of its file system (`cpu`, `memory` on cgroup v1)."""
-    type: str
-    device: int
-    """The number of its file system, as stat(2) gives it for a file there."""
-
-    @property
-    def visible(self) -> bool:
-        """Return whether its point leads to it: a later mount may lie over it."""
-        try:
-            return os.stat(self.point).st_dev == self.device
-        except OSError:
-            return False
+__all__ = ["Mount", "cgroup_version", "cgroups", "host", "mounts"]
 
 
-def mounts(text: str | None = None) -> list[Mount]:
+def mounts(table: str | None = None) -> list[Mount]:
     """Return this process's mounts, in the order in which they were made.
 
-    `text` is read instead of /proc/self/mountinfo. Raises OSError where there is no /proc.
+    `table` is read instead of /proc/self/mountinfo. Raises OSError where there is no /proc.
     """
-    found = []
-    for line in (MOUNTINFO.read_text() if text is None else text).splitlines():
-        # The optional fields between the two halves end with a lone dash.
-        before, _, after = line.partition(" - ")
-        _, _, number, root, point, options = before.split()[:6]
-        major, minor = number.split(":")
-        kind, _, superoptions = (*after.split(), "")[:3]
-        both = frozenset(f"{options},{superoptions}".split(","))
-        if "ro" in options.split(","):
-            both -= {"rw"}
-        device = os.makedev(int(major), int(minor))
-        found.append(Mount(_plain(root), _plain(point), both, kind, device))
-    return found
-
-
-def _plain(path: str) -> str:
-    """Return a path without the kernel's octal escapes for space, tab, newline and backslash."""
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        path = path.replace(code, character)
-    return path
+    return parse(own() if table is None else table)
 
 
 def cgroups(mounted: list[Mount]) -> list[Mount]:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 
 from checks.model import Finding, Verdict
 from checks.runtimes import NotStarted, Trial, Unsupported
-from checks.visitor import Hindered
+from checks.visitor import Hindered, link
+from checks.words import say
 
 Probe = Callable[[Trial], Finding]
 _probes: dict[str, Probe] = {}
@@ -37,16 +38,16 @@ def observe(axis: str, trial: Trial) -> Finding:
     """
     look = probes().get(axis)
     if look is None:
-        return Finding(Verdict.UNKNOWN, ("no probe for this axis yet",))
+        return Finding(Verdict.UNKNOWN, (say("probe.none"),))
     try:
         return look(trial)
     except (Unsupported, Hindered) as error:
         return Finding(Verdict.UNKNOWN, (str(error),))
     except NotStarted as error:
-        return Finding(Verdict.BROKEN, (f"the command did not run: {error}",))
+        return Finding(Verdict.BROKEN, (str(error),))
     except Exception as error:
         # The judge's own mistake, or the machine's: never the runtime's fault, and never a pass.
-        return Finding(Verdict.UNKNOWN, (f"the probe itself failed: {error!r}",))
+        return Finding(Verdict.UNKNOWN, (say("probe.failed", reason=repr(error)),))
 
 
 def wall(isolated: bool, *evidence: str) -> Finding:
@@ -61,11 +62,7 @@ def promise(faults: list[str], *evidence: str) -> Finding:
 
 def same_namespace(trial: Trial, pid: int, namespace: str) -> tuple[bool, str]:
     """Say whether a process shares a namespace with the host, and both links as evidence."""
-    from checks.visitor import link
-
     host, inside = trial.bench.link(namespace), link(pid, namespace)
-    return host == inside, (
-        f"{inside} is the host's own (/proc/{pid}/ns/{namespace})"
-        if host == inside
-        else f"{host} on the host, {inside} inside (/proc/{pid}/ns/{namespace})"
-    )
+    if host == inside:
+        return True, say("probe.shared", link=inside, pid=pid, namespace=namespace)
+    return False, say("probe.own", host=host, inside=inside, pid=pid, namespace=namespace)

@@ -1,11 +1,14 @@
 """Files: the root, the working directory, open descriptors, mounts, and the classic way out."""
 
+import errno
 import os
 
 from checks.model import Finding
+from checks.mounts import Mount, parse
 from checks.probes import probe, same_namespace, wall
-from checks.runtimes import Request, Trial
+from checks.runtimes import Container, Request, Trial
 from checks.visitor import walk_up
+from checks.words import say
 
 
 def inode(path: str) -> tuple[int, int]:
@@ -17,7 +20,7 @@ def inode(path: str) -> tuple[int, int]:
 def named(identity: tuple[int, int]) -> str:
     """Return device and inode as evidence."""
     device, number = identity
-    return f"device {os.major(device)}:{os.minor(device)} inode {number}"
+    return say("fs.inode", device=f"{os.major(device)}:{os.minor(device)}", number=number)
 
 
 def reaches(path: str, secret: str) -> bool:
@@ -38,12 +41,13 @@ def root(trial: Trial) -> Finding:
         wanted = inode(bench.path(bench.root))
         paths = [canaries.file, "/" + "../" * 40 + canaries.file.lstrip("/")]
         reached = container.visit(lambda: [p for p in paths if reaches(p, canaries.secret)])
-        evidence = [f"/proc/{container.pid}/root is {named(inside)}, ROOT is {named(wanted)}"]
-        if reached:
-            evidence.append(f"the canary outside ROOT was read inside, as {reached[0]}")
-        else:
-            evidence.append(f"{canaries.file}, outside ROOT, cannot be opened inside")
-        return wall(inside == wanted and not reached, *evidence)
+    if inside == wanted:
+        where = say("fs.root_same", pid=container.pid, inside=named(inside))
+    else:
+        where = say("fs.root_other", pid=container.pid, inside=named(inside), wanted=named(wanted))
+    if reached:
+        return wall(False, where, say("fs.canary_read", path=reached[0]))
+    return wall(inside == wanted, where, say("fs.canary_shut", path=canaries.file))
 
 
 @probe("fs.cwd")
@@ -51,22 +55,24 @@ def cwd(trial: Trial) -> Finding:
     """The command starts at `/` of its root, so that no relative path leads out."""
     with trial.started() as container:
         process = f"/proc/{container.pid}"
-        here = os.open(f"{process}/cwd", os.O_PATH | os.O_DIRECTORY)
-        try:
-            way = list(walk_up(here))
-        finally:
-            os.close(here)
+        way = _way_up(f"{process}/cwd")
         top = inode(f"{process}/root/")
-        if top not in way:
-            where = os.readlink(f"{process}/cwd")
-            return wall(
-                False,
-                f"{process}/cwd is {where}, and `..` leads from there to {named(way[-1])}",
-                f"without passing {process}/root, {named(top)}",
-            )
-        return wall(
-            way[0] == top, f"{process}/cwd is {named(way[0])}, {process}/root is {named(top)}"
-        )
+        where = os.readlink(f"{process}/cwd")
+    facts = {"pid": container.pid, "top": named(top)}
+    if top not in way:
+        return wall(False, say("fs.cwd_outside", where=where, end=named(way[-1]), **facts))
+    if way[0] != top:
+        return wall(False, say("fs.cwd_below", here=named(way[0]), **facts))
+    return wall(True, say("fs.cwd_top", **facts))
+
+
+def _way_up(directory: str) -> list[tuple[int, int]]:
+    """Return device and inode of a directory, and of all those above it."""
+    here = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+    try:
+        return list(walk_up(here))
+    finally:
+        os.close(here)
 
 
 @probe("fs.fds")
@@ -76,55 +82,62 @@ def fds(trial: Trial) -> Finding:
     os.set_inheritable(canary, True)
     try:
         with trial.started(pass_fds=(canary,)) as container:
-            directory = f"/proc/{container.pid}/fd"
-            extra = {
-                fd: os.readlink(f"{directory}/{fd}")
-                for fd in sorted(os.listdir(directory), key=int)
-                if int(fd) > 2
-            }
-        if extra:
-            shown = ", ".join(f"{fd} -> {target}" for fd, target in extra.items())
-            return wall(
-                False,
-                f"the runtime was started with a host directory open as descriptor {canary}",
-                f"{directory} still holds {shown}",
-            )
+            kept = _above_two(container)
+        given = say("fs.fds_given", fd=canary)
+        if kept:
+            return wall(False, given, say("fs.fds_kept", pid=container.pid, shown=kept))
+        none = say("fs.fds_none", pid=container.pid)
         workdir = f"/proc/self/fd/{canary}"
-        request = Request(["/bin/sh", "-c", "echo ran"], workdir=workdir)
-        stdout = trial.run(request, pass_fds=(canary,)).stdout
-        return wall(
-            b"ran" not in stdout,
-            f"{directory} holds 0, 1 and 2 only, though descriptor {canary} was a host directory",
-            f"--workdir {workdir}: " + ("accepted" if b"ran" in stdout else "refused"),
-        )
+        if _accepts(trial, workdir, canary):
+            return wall(False, given, none, say("fs.workdir_accepted", workdir=workdir))
+        return wall(True, given, none, say("fs.workdir_refused", workdir=workdir))
     finally:
         os.close(canary)
+
+
+def _above_two(container: Container) -> str:
+    """Return a container's descriptors above 2 and what they lead to, as `ls -l` shows them."""
+    directory = f"/proc/{container.pid}/fd"
+    return ", ".join(
+        f"{fd} -> {os.readlink(f'{directory}/{fd}')}"
+        for fd in sorted(os.listdir(directory), key=int)
+        if int(fd) > 2
+    )
+
+
+def _accepts(trial: Trial, workdir: str, fd: int) -> bool:
+    """Say whether a command runs in a working directory that leads through a descriptor."""
+    request = Request(["/bin/sh", "-c", "echo ran"], workdir=workdir)
+    return b"ran" in trial.run(request, pass_fds=(fd,)).stdout
+
+
+def _escape() -> bool:
+    """Chroot once more, below an open directory, and climb: say whether chroot(2) was allowed."""
+    kept = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+    below = next(e.name for e in os.scandir("/") if e.is_dir(follow_symlinks=False))
+    try:
+        # The root moves below us: we stand outside of it, and `..` has nowhere to stop.
+        os.chroot(f"/{below}")
+    except PermissionError:
+        return False
+    os.fchdir(kept)
+    for _ in range(64):
+        os.chdir("..")
+    os.chroot(".")
+    return True
 
 
 @probe("fs.chroot-escape")
 def chroot_escape(trial: Trial) -> Finding:
     """The second chroot, from a directory kept open, leads to no canary."""
     canaries = trial.bench.canaries
-
-    def escape() -> str:
-        kept = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
-        below = next(e.name for e in os.scandir("/") if e.is_dir(follow_symlinks=False))
-        try:
-            # The root moves below us: we stand outside of it, and `..` has nowhere to stop.
-            os.chroot(f"/{below}")
-        except PermissionError:
-            return "chroot(2) is refused inside: EPERM"
-        os.fchdir(kept)
-        for _ in range(64):
-            os.chdir("..")
-        os.chroot(".")
-        return "out" if reaches(canaries.file, canaries.secret) else "`..` ends at the same root"
-
     with trial.started() as container:
-        ending = container.visit(escape)
-    if ending == "out":
-        return wall(False, f"chroot to a subdirectory, `..` 64 times: {canaries.file} was read")
-    return wall(True, f"chroot to a subdirectory, `..` 64 times: {ending}")
+        tried, out = container.visit(lambda: (_escape(), reaches(canaries.file, canaries.secret)))
+    if not tried:
+        return wall(True, say("fs.escape_refused", reason=os.strerror(errno.EPERM)))
+    if out:
+        return wall(False, say("fs.escape_out", path=canaries.file))
+    return wall(True, say("fs.escape_stays", path=canaries.file))
 
 
 @probe("fs.mounts")
@@ -133,23 +146,33 @@ def mounts(trial: Trial) -> Finding:
     bench = trial.bench
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
 
-    def table() -> list[str]:
+    def table() -> str:
         # Its own mountinfo, by the judge's /proc: inside there may be none, or a false one.
         me = os.readlink("self", dir_fd=proc)
-        with open(os.open(f"{me}/mountinfo", os.O_RDONLY, dir_fd=proc), encoding="utf-8") as file:
-            return file.read().splitlines()
+        with open(os.open(f"{me}/mountinfo", os.O_RDONLY, dir_fd=proc), "rb") as file:
+            return os.fsdecode(file.read())
 
     try:
         with trial.started() as container:
             shared, evidence = same_namespace(trial, container.pid, "mnt")
-            inside = container.visit(table, root=False)
-        outside = bench.see(table)
+            inside = parse(container.visit(table, root=False))
+        outside = parse(bench.see(table))
     finally:
         os.close(proc)
-    # Device and root of a mount say what is mounted, whoever mounted it where.
-    host_root = next(line.split()[2:4] for line in outside if line.split()[4] == "/")
-    canary = [line for line in inside if bench.canaries.mount and bench.canaries.mount in line]
-    leaks = [line for line in inside if line.split()[2:4] == host_root] + canary
+    leaks = _of_host(inside, outside, bench.canaries.mount)
     if leaks:
-        evidence += f"; {len(inside)} mounts, among them: {leaks[-1]}"
-    return wall(not shared and not leaks, evidence)
+        line = leaks[-1].line
+        return wall(False, evidence, say("fs.mounts_leak", count=len(inside), line=line))
+    return wall(not shared, evidence, say("fs.mounts_own", count=len(inside)))
+
+
+def _of_host(inside: list[Mount], outside: list[Mount], canary: str) -> list[Mount]:
+    """Return which mounts are the host's root, and then which is the canary (where there is one).
+
+    Device and root of a mount say what is mounted, whoever mounted it where.
+    """
+    host = next((mount.device, mount.root) for mount in outside if mount.point == "/")
+    return [
+        *(mount for mount in inside if (mount.device, mount.root) == host),
+        *(mount for mount in inside if canary and canary in mount.line),
+    ]

@@ -6,6 +6,7 @@ from pathlib import Path
 from checks.model import Finding
 from checks.probes import probe, same_namespace, wall
 from checks.runtimes import Trial
+from checks.words import say
 
 
 def routes(pid: int) -> list[str]:
@@ -41,17 +42,18 @@ def net_routes(trial: Trial) -> Finding:
     with trial.started() as container:
         shared, evidence = same_namespace(trial, container.pid, "net")
         host, inside = routes(bench.pid), routes(container.pid)
-        where = f"/proc/{container.pid}/net/route"
     if bench.canaries.route:
         canary = next(row for row in host if row.startswith(f"{bench.canaries.route}/32"))
-        seen = "is" if canary in inside else "is not"
-        text = f"the host's canary route, {canary}, {seen} in {where}"
-        return wall(not shared and canary not in inside, text, evidence)
-    if shared:
-        default = [row for row in inside if row.startswith("default")]
-        shown = (default or inside or ["an empty table"])[0]
-        return wall(False, f"{shown}: the host's own, in {where}", evidence)
-    return wall(True, evidence)
+        if canary in inside:
+            return wall(False, say("net.canary_in", pid=container.pid, route=canary), evidence)
+        text = say("net.canary_out", pid=container.pid, route=canary)
+        return wall(not shared, text, evidence)
+    if not shared:
+        return wall(True, evidence)
+    default = [row for row in inside if row.startswith("default")]
+    if shown := default or inside:
+        return wall(False, say("net.routes_shared", pid=container.pid, route=shown[0]), evidence)
+    return wall(False, say("net.routes_empty", pid=container.pid), evidence)
 
 
 @probe("net.devices")
@@ -60,5 +62,8 @@ def net_devices(trial: Trial) -> Finding:
     with trial.started() as container:
         shared, evidence = same_namespace(trial, container.pid, "net")
         inside = devices(container.pid)
-    shown = f"/proc/{container.pid}/net/dev: {' '.join(inside)}"
-    return wall(not shared and trial.bench.canaries.link not in inside, shown, evidence)
+    pid, listed = container.pid, " ".join(inside)
+    if (link := trial.bench.canaries.link) in inside:
+        seen = say("net.devices_canary", pid=pid, devices=listed, link=link)
+        return wall(False, seen, evidence)
+    return wall(not shared, say("net.devices", pid=pid, devices=listed), evidence)

@@ -6,6 +6,7 @@ from checks.model import Finding
 from checks.probes import probe, same_namespace, wall
 from checks.runtimes import Trial
 from checks.visitor import status_fields
+from checks.words import say
 
 
 def numbers(pid: int) -> list[int]:
@@ -20,7 +21,9 @@ def view(trial: Trial) -> Finding:
     canary = numbers(bench.canaries.process)[-1]
 
     def shown() -> list[int]:
-        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        # The visitor that looks is none of the container's.
+        me = os.readlink("/proc/self") if os.path.lexists("/proc/self") else ""
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and name != me]
 
     with trial.started() as container:
         shared, evidence = same_namespace(trial, container.pid, "pid")
@@ -28,13 +31,12 @@ def view(trial: Trial) -> Finding:
             pids = container.visit(shown)
         except FileNotFoundError:
             pids = []
-        if pids and canary in pids and _is_canary(bench.canaries.process, container.pid, canary):
-            return wall(
-                False,
-                f"/proc inside shows {len(pids)} processes, the host's {canary} among them",
-                evidence,
-            )
-        return wall(not shared, f"/proc inside shows {len(pids)} processes", evidence)
+        if canary in pids and _is_canary(bench.canaries.process, container.pid, canary):
+            return wall(False, say("pid.view_leaks", canary=canary, count=len(pids)), evidence)
+    if not pids:
+        return wall(not shared, say("pid.view_empty"), evidence)
+    listed = ", ".join(map(str, sorted(pids)))
+    return wall(not shared, say("pid.view_own", pids=listed), evidence)
 
 
 def _is_canary(process: int, container: int, number: int) -> bool:
@@ -55,7 +57,8 @@ def one(trial: Trial) -> Finding:
         pids = numbers(container.pid)
         shared, evidence = same_namespace(trial, container.pid, "pid")
     own = not shared and pids[-1] == 1
-    return wall(own, f"COMMAND's pids, from the outside in: {pids} (NSpid)", evidence)
+    listed = ", ".join(map(str, pids))
+    return wall(own, say("pid.numbers", pid=container.pid, pids=listed), evidence)
 
 
 @probe("pid.signal")
@@ -71,9 +74,10 @@ def signal(trial: Trial) -> Finding:
     with trial.started() as container:
         shared, evidence = same_namespace(trial, container.pid, "pid")
         if not shared:
-            return wall(True, evidence, f"the host's process {number} has no number inside")
+            return wall(True, evidence, say("pid.no_number", canary=number))
         try:
             container.visit(reach)
         except PermissionError as error:
-            return wall(True, evidence, f"kill({number}, 0) inside: {error.strerror}")
-        return wall(False, evidence, f"kill({number}, 0) inside = 0: it could be killed")
+            refused = say("pid.refused", canary=number, reason=error.strerror)
+            return wall(True, evidence, refused)
+        return wall(False, evidence, say("pid.reached", canary=number))

@@ -19,8 +19,11 @@ from checks.runtimes import (
     Unsupported,
     status_of,
 )
+from checks.words import say
 
 PASSED_ON = ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "WINCH")
+ARGUMENTS = ("", "two words", "--", "-e", "$HOME", 'a"b', "line\nbreak", "\udcff\udce4")
+"""Arguments that a careless runtime splits, expands, takes for its own, or can't decode."""
 
 
 def not_executable(trial: Trial) -> str:
@@ -36,47 +39,62 @@ def not_executable(trial: Trial) -> str:
 def status(trial: Trial) -> Finding:
     """The exit status is the command's own, 128+N, 125, 126, 127 or 2."""
     cases = {
-        "`exit 7`": (7, Request(["/bin/sh", "-c", "exit 7"])),
-        "a command that is not there": (127, Request([f"/bin/{nonce('none')}"])),
-        "one that is not on PATH": (127, Request([nonce("none")])),
-        "a file without execute permission": (126, Request([not_executable(trial)])),
-        "a --workdir that is not there": (125, Request(["/bin/true"], workdir=f"/{nonce()}")),
-        "an unknown option": (2, Request(["/bin/true"], options=[f"--{nonce('no')}"])),
+        say("run.case_exit"): (7, Request(["/bin/sh", "-c", "exit 7"])),
+        say("run.case_missing"): (127, Request([f"/bin/{nonce('none')}"])),
+        say("run.case_path"): (127, Request([nonce("none")])),
+        say("run.case_mode"): (126, Request([not_executable(trial)])),
+        say("run.case_workdir"): (125, Request(["/bin/true"], workdir=f"/{nonce()}")),
+        say("run.case_option"): (2, Request(["/bin/true"], options=[f"--{nonce('no')}"])),
     }
     faults: list[str] = []
     seen: list[str] = []
+
+    def note(case: str, got: int, wanted: int) -> None:
+        if got == wanted:
+            seen.append(say("run.status", case=case, got=got))
+        else:
+            faults.append(say("run.status_other", case=case, got=got, wanted=wanted))
+
     for case, (wanted, request) in cases.items():
         try:
-            got = trial.run(request).status
+            note(case, trial.run(request).status, wanted)
         except Unsupported as error:
-            seen.append(f"{case}: not asked, {error}")
-            continue
-        (seen if got == wanted else faults).append(f"{case}: status {got}, expected {wanted}")
+            seen.append(say("run.not_asked", case=case, reason=error))
+    note(say("run.case_killed"), _status_when_killed(trial), 137)
+    return promise(faults, *seen)
+
+
+def _status_when_killed(trial: Trial) -> int:
+    """Return a runtime's exit status after its command was killed from outside.
+
+    From there SIGKILL gets through to every process, pid 1 of a namespace too.
+    """
     with trial.started() as container:
-        # From outside SIGKILL gets through to every process, pid 1 of a namespace too.
         os.kill(container.pid, signal.SIGKILL)
         container.process.wait(PATIENCE)
-        got = status_of(container.process)
-        (seen if got == 137 else faults).append(f"killed by SIGKILL: status {got}, expected 137")
-    return promise(faults, *seen)
+        return status_of(container.process)
 
 
 @probe("run.signals")
 def signals(trial: Trial) -> Finding:
     """Signals reach the command; a second SIGINT kills it; it doesn't outlive its runtime."""
-    faults = [f"SIG{name}, sent to the runtime, did not reach the command" for name in lost(trial)]
-    evidence = [f"SIG{', SIG'.join(PASSED_ON)} reach the command"]
+    faults = [say("run.signal_lost", signal=f"SIG{name}") for name in lost(trial)]
+    evidence = [say("run.signals_reach", signals=", ".join(f"SIG{name}" for name in PASSED_ON))]
     with trial.started(script='trap "" INT; echo trapped') as container:
         container.hears(b"trapped")
         container.process.send_signal(signal.SIGINT)
         time.sleep(0.3)  # two signals in one breath are one signal: the first must be taken first
         container.process.send_signal(signal.SIGINT)
-        said = "a second SIGINT within 2 s kills a command that ignores it"
-        (evidence if _ends(container, 5) else faults).append(f"{said}: {_word(container)}")
+        if _ends(container, 5):
+            evidence.append(say("run.insist_ended"))
+        else:
+            faults.append(say("run.insist_alive"))
     with trial.started() as container:
         container.process.kill()
-        said = "SIGKILL of the runtime ends the command"
-        (evidence if _ends(container, 5) else faults).append(f"{said}: {_word(container)}")
+        if _ends(container, 5):
+            evidence.append(say("run.orphan_ended"))
+        else:
+            faults.append(say("run.orphan_alive"))
     return promise(faults, *evidence)
 
 
@@ -107,41 +125,46 @@ def _ends(container: Container, patience: float) -> bool:
     return True
 
 
-def _word(container: Container) -> str:
-    return "it lives on" if container.alive() else "it ended"
-
-
 @probe("run.streams")
 def streams(trial: Trial) -> Finding:
     """The streams, the arguments and the environment are the command's, byte for byte."""
-    faults = []
-    text = nonce("stdin")
-    ended = trial.run(
-        Request(["/bin/sh", "-c", 'read line; echo "out $line"; echo "err $line" >&2']),
-        stdin=f"{text}\n".encode(),
-    )
-    if ended.stdout != f"out {text}\n".encode():
-        faults.append(f"stdout is {ended.stdout[-200:]!r}, the command wrote 'out {text}'")
-    if ended.stderr != f"err {text}\n".encode():
-        faults.append(f"stderr is {ended.stderr[-200:]!r}, the command wrote 'err {text}'")
-    arguments = ["", "two words", "--", "-e", "$HOME", 'a"b', "line\nbreak", "\udcff\udce4"]
-    script = 'for word; do printf "%s|" "$word"; done'
-    ended = trial.run(Request(["/bin/sh", "-c", script, "sh", *arguments]))
-    wanted = b"".join(os.fsencode(word) + b"|" for word in arguments)
-    if ended.stdout != wanted:
-        faults.append(f"arguments arrived as {ended.stdout[-200:]!r}, sent were {wanted!r}")
+    faults = [*_changed_streams(trial), *_changed_arguments(trial)]
+    evidence = [say("run.streams", count=len(ARGUMENTS))]
     value = f"{nonce('value')} = two words"
     script = 'printf "%s" "$CANARY"'
     try:
         request = Request(["/bin/sh", "-c", script], environment={"CANARY": value})
-        ended = trial.run(request)
-        if ended.stdout != value.encode():
-            faults.append(f"--env CANARY={value} arrived as {ended.stdout[-200:]!r}")
-    except Unsupported:
-        pass
-    return promise(
-        faults, f"stdin, stdout, stderr and {len(arguments)} odd arguments arrived byte for byte"
-    )
+        got = trial.run(request).stdout
+        if got == value.encode():
+            evidence.append(say("run.environment", value=value))
+        else:
+            faults.append(say("run.environment_other", wanted=value, got=got[-200:]))
+    except Unsupported as error:
+        evidence.append(say("run.environment_not_asked", reason=error))
+    return promise(faults, *evidence)
+
+
+def _changed_streams(trial: Trial) -> list[str]:
+    """Return what became of a line from stdin to stdout, and to stderr, where it changed."""
+    text = nonce("stdin")
+    script = 'read line; echo "out $line"; echo "err $line" >&2'
+    ended = trial.run(Request(["/bin/sh", "-c", script]), stdin=f"{text}\n".encode())
+    faults = []
+    if ended.stdout != (wanted := f"out {text}\n".encode()):
+        faults.append(say("run.stdout_other", wanted=wanted, got=ended.stdout[-200:]))
+    if ended.stderr != (wanted := f"err {text}\n".encode()):
+        faults.append(say("run.stderr_other", wanted=wanted, got=ended.stderr[-200:]))
+    return faults
+
+
+def _changed_arguments(trial: Trial) -> list[str]:
+    """Return what became of the command's arguments, where they changed."""
+    script = 'for word; do printf "%s|" "$word"; done'
+    got = trial.run(Request(["/bin/sh", "-c", script, "sh", *ARGUMENTS])).stdout
+    wanted = b"".join(os.fsencode(word) + b"|" for word in ARGUMENTS)
+    if got == wanted:
+        return []
+    return [say("run.arguments_other", wanted=wanted, got=got[-200:])]
 
 
 @probe("host.failclosed")
@@ -152,42 +175,46 @@ def failclosed(trial: Trial) -> Finding:
     folder = Path(trial.bench.path(trial.bench.scratch))
     (folder / "file").write_text("not a directory\n", encoding="ascii")
     cases = {
-        "a ROOT that is not there": f"{trial.bench.scratch}/{nonce()}",
-        "a ROOT that is a file": f"{trial.bench.scratch}/file",
+        say("host.case_no_root"): f"{trial.bench.scratch}/{nonce()}",
+        say("host.case_file_root"): f"{trial.bench.scratch}/file",
     }
     faults, seen = [], []
     for case, root in cases.items():
         ended = trial.run(Request(command, root=root))
         if mark.encode() in ended.stdout:
-            faults.append(f"{case}: the command ran all the same")
+            faults.append(say("host.ran", case=case))
         else:
-            seen.append(f"{case}: refused, {ended.said()}")
+            seen.append(say("host.refused", case=case, said=ended.said()))
     return promise(faults, *seen)
 
 
 def _everything(trial: Trial) -> dict[str, list[str]]:
-    """Return all that a run could leave on the bench."""
+    """Return all that a run could leave on the bench, by its kind in the language in use."""
     bench = trial.bench
     root = Path(bench.path(bench.root))
-    facts = {
-        "mounts": Path(f"/proc/{bench.pid}/mountinfo").read_text(encoding="utf-8").splitlines(),
-        "processes": [json.dumps(argv) for argv in bench.processes().values()],
-        "cgroups": bench.groups(),
-        "links": Path(f"/proc/{bench.pid}/net/dev").read_text(encoding="ascii").splitlines(),
-        "routes": Path(f"/proc/{bench.pid}/net/route").read_text(encoding="ascii").splitlines(),
-        "files": bench.files(),
-        "files of ROOT": [_described(root / name) for name in tree(str(root))],
-        "host name": [bench.see(lambda: os.uname().nodename)],
-        "System V segments": _segments(trial),
-    }
     # What a device has counted is no residue.
-    facts["links"] = [row.partition(":")[0].strip() for row in facts["links"]]
-    return facts
+    devices = _lines(f"/proc/{bench.pid}/net/dev")[2:]
+    return {
+        say("host.mounts"): _lines(f"/proc/{bench.pid}/mountinfo"),
+        say("host.processes"): [json.dumps(argv) for argv in bench.processes().values()],
+        say("host.groups"): bench.groups(),
+        say("host.links"): [row.partition(":")[0].strip() for row in devices],
+        say("host.routes"): _lines(f"/proc/{bench.pid}/net/route")[1:],
+        say("host.files"): bench.files(),
+        say("host.root_files"): [_described(root / name) for name in tree(str(root))],
+        say("host.name"): [bench.see(lambda: os.uname().nodename)],
+        say("host.segments"): _segments(trial),
+    }
+
+
+def _lines(file: str) -> list[str]:
+    return Path(file).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
 
 
 def _described(path: Path) -> str:
     facts = path.lstat()
-    return f"{path} {facts.st_mode:o} {facts.st_size} bytes, changed {facts.st_mtime_ns}"
+    places = {"mode": facts.st_mode, "size": facts.st_size, "changed": facts.st_mtime_ns}
+    return say("host.file", path=path, **places)
 
 
 def _segments(trial: Trial) -> list[str]:
@@ -205,28 +232,33 @@ def _segments(trial: Trial) -> list[str]:
         os.close(proc)
 
 
+def _run_and_end(trial: Trial) -> None:
+    """Have a command end in each of four ways: success, failure, SIGTERM, SIGKILL."""
+    trial.run(Request(["/bin/true"]))
+    trial.run(Request([f"/bin/{nonce('none')}"]))
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with trial.started() as container:
+            container.process.send_signal(number)
+            # A command that outlives its runtime is judged by run.signals; leaving, we kill it.
+            _ends(container, 3)
+
+
 @probe("host.residue")
 def residue(trial: Trial) -> Finding:
     """Nothing of the runtime's is left: after success, failure, SIGTERM and SIGKILL."""
     before = _everything(trial)
     faults = []
     try:
-        trial.run(Request(["/bin/true"]))
-        trial.run(Request([f"/bin/{nonce('none')}"]))
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with trial.started() as container:
-                container.process.send_signal(number)
-                # A command that outlives its runtime is judged by run.signals; leaving, we kill it.
-                _ends(container, 3)
+        _run_and_end(trial)
     except NotStarted as error:
-        faults.append(f"the command did not run: {error}")
+        faults.append(str(error))
     until = time.monotonic() + 5
     while (after := _everything(trial)) != before and time.monotonic() < until:
         time.sleep(0.1)  # the kernel takes namespaces down in the background
-    for name, facts in before.items():
-        new = [row for row in after[name] if row not in facts]
-        gone = [row for row in facts if row not in after[name]]
-        faults += [f"{name}: left behind: {row}" for row in new]
-        faults += [f"{name}: gone or changed: {row}" for row in gone]
-    counted = ", ".join(f"{len(facts)} {name}" for name, facts in before.items())
-    return promise(faults, f"as before after success, failure, SIGTERM and SIGKILL: {counted}")
+    for kind, facts in before.items():
+        new = [row for row in after[kind] if row not in facts]
+        gone = [row for row in facts if row not in after[kind]]
+        faults += [say("host.left", kind=kind, row=row) for row in new]
+        faults += [say("host.gone", kind=kind, row=row) for row in gone]
+    counts = [say("host.counted", kind=kind, count=len(facts)) for kind, facts in before.items()]
+    return promise(faults, say("host.as_before", counts=", ".join(counts)))

@@ -4,6 +4,7 @@ from checks.model import Finding
 from checks.probes import probe, wall
 from checks.runtimes import Trial
 from checks.visitor import status_fields
+from checks.words import say
 
 
 @probe("user.root")
@@ -11,5 +12,6 @@ def root(trial: Trial) -> Finding:
     """Uid 0 inside is not uid 0 outside."""
     with trial.started() as container:
         uid = int(status_fields(container.pid)["Uid"].split()[1])
-        where = f"/proc/{container.pid}/status"
-    return wall(uid != 0, f"the command's uid, seen from the host: {uid} ({where})")
+    if uid == 0:
+        return wall(False, say("user.root", pid=container.pid))
+    return wall(True, say("user.other", uid=uid, pid=container.pid))

@@ -5,6 +5,7 @@ import os
 from checks.model import Finding
 from checks.probes import probe, same_namespace, wall
 from checks.runtimes import Trial
+from checks.words import say
 
 
 @probe("uts.hostname")
@@ -14,5 +15,5 @@ def hostname(trial: Trial) -> Finding:
         shared, evidence = same_namespace(trial, container.pid, "uts")
         name = container.visit(lambda: os.uname().nodename)
     if shared:
-        return wall(False, f"{name} inside is the host's own name: both would change", evidence)
+        return wall(False, say("uts.shared", name=name), evidence)
     return wall(True, evidence)

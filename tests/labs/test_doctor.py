@@ -376,7 +376,7 @@ def test_where_signs_cannot_be_written_words_stand() -> None:
 
 @pytest.mark.parametrize("language", texts.LANGUAGES)
 def test_titles_fit_their_column(language: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts, "_language", language)
+    monkeypatch.setattr("checks.words._language", language)
     titles = [entry.title for entry in table.ROWS]
     titles += [words(f"stage{stage}") for stage in row.STAGES]
     assert [title for title in titles if cell_len(title) > screen.TITLE] == []
