@@ -1,6 +1,7 @@
 """`labrun`: the command line. Each command lives in a room of its own, loaded when it is called."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -166,6 +167,10 @@ def clean(
 
 def main() -> NoReturn:
     """Run the command line; a refusal is one line on stderr, Ctrl-C is status 130."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Whoever asks us to end wants what Ctrl-C wants: everything undone, and then the end.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     try:
         # Typer turns Ctrl-C into an exit status, which it returns here.
         status = app(standalone_mode=False) or 0

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from checks import ledger
 from labs import paths
 
@@ -37,6 +39,21 @@ def run(
         extra_groups=None if user is None else [],
         **(settings | more),
     )
+
+
+def ordinary_user() -> int | None:
+    """Return the `user` to give to run() for an ordinary user; None where we are one.
+
+    Skips where that user may not enter this checkout or Python: `labrun test --all` runs the same
+    tests as an ordinary user in a copy that it may enter.
+    """
+    if os.geteuid() != 0:
+        return None
+    try:
+        run([LABRUN, "--help"], user=NOBODY)
+    except PermissionError:
+        pytest.skip("cannot: an ordinary user may not enter this checkout, or use this Python")
+    return NOBODY
 
 
 def check(runtime: str, *arguments: str, user: int | None = None) -> tuple[int, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Each mutant is caught by the checks that it names, and by no other."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tests.checks.mutants import Mutant, mutants
 from tests.running import check, machine, results
 
 pytestmark = pytest.mark.usefixtures("as_root", "rootfs")
+SLEEP = 300 + os.getpid()  # seconds that no other test sleeps
 STAGE1 = {axis.id for axis in axes().values() if axis.stage == 1}
 
 
@@ -50,7 +52,7 @@ def test_a_runtime_that_wrecks_its_host_leaves_this_machine_as_it_was(tmp_path: 
         "ip route add 192.0.2.77/32 dev lo\n"
         "mkdir /tmp/wreck /run/wreck\n"
         "touch /dev/shm/wreck\n"
-        "(trap '' HUP TERM; exec sleep 321) &\n"
+        f"(trap '' HUP TERM; exec sleep {SLEEP}) &\n"
         'shift 2; exec "$@"\n',
         encoding="utf-8",
     )
@@ -63,7 +65,9 @@ def test_a_runtime_that_wrecks_its_host_leaves_this_machine_as_it_was(tmp_path: 
     assert after == before
     assert not Path("/tmp/wreck").exists()
     assert not Path("/dev/shm/wreck").exists()
-    assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if b"sleep\x00321" in _read(p)]
+    assert not [
+        p for p in Path("/proc").glob("[0-9]*/cmdline") if f"sleep\0{SLEEP}".encode() in _read(p)
+    ]
 
 
 def _read(path: Path) -> bytes:

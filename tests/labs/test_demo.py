@@ -13,7 +13,7 @@ from rich.cells import cell_len
 
 from labs.demo.script import load
 from labs.errors import CANNOT, FAILED, USAGE
-from tests.running import LABRUN, NOBODY, run
+from tests.running import LABRUN, ordinary_user, run
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="cannot: needs root"),
@@ -165,7 +165,7 @@ def test_a_peer_that_isolates_more_is_told_so() -> None:
 
 def test_a_user_who_cannot_become_root_is_told(tmp_path: Path) -> None:
     environment = {"PATH": str(tmp_path)}
-    ended = run([LABRUN, "stage1", "pwd"], user=NOBODY, environment=environment)
+    ended = run([LABRUN, "stage1", "pwd"], user=ordinary_user(), environment=environment)
     assert (ended.returncode, ended.stdout) == (CANNOT, b"")
     assert b"root" in ended.stderr
 

@@ -1,0 +1,155 @@
+"""`labrun check`: its report, its exit statuses, and what it leaves: nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from checks import ledger
+from checks.model import axes
+from tests.running import LABRUN, check, machine, ordinary_user, results, run
+
+STAGE1 = {axis.id for axis in axes().values() if axis.stage == 1}
+
+
+@pytest.mark.usefixtures("as_root")
+def test_stage_1_passes_and_its_report_has_the_contracts_shape(rootfs: Path, stage1: str) -> None:
+    before = machine()
+    status, report = check(stage1, "stage1", "--root", str(rootfs))
+    assert status == 0
+    assert machine() == before
+    assert results(report, "pass") == STAGE1
+    assert list(report) == ["schema", "stages", "runtime", "host", "summary", "checks"]
+    assert (report["schema"], report["stages"], report["runtime"]) == (1, ["stage1"], stage1)
+    assert set(report["host"]) == {"kernel", "arch", "cgroup", "root"}
+    assert report["summary"] | {"seconds": 0} == {
+        "passed": len(STAGE1),
+        "failed": 0,
+        "cannot": 0,
+        "seconds": 0,
+    }
+    for row in report["checks"]:
+        assert list(row) == [
+            *("id", "stage", "title", "result", "points", "verdict", "evidence", "hint"),
+            *("see", "seconds"),
+        ]
+        assert row["evidence"]
+        assert row["verdict"] == axes()[row["id"]].required
+
+
+@pytest.mark.usefixtures("as_root", "rootfs")
+def test_what_stage_1_leaves_open_fails_when_it_is_asked_for(stage1: str) -> None:
+    status, report = check(stage1, "--only", "net.routes,fs.root")
+    assert status == 1
+    assert (results(report, "fail"), results(report, "pass")) == ({"net.routes"}, {"fs.root"})
+    leak = report["checks"][0]
+    assert leak["verdict"] == "leaks"
+    assert "198.51.100." in leak["evidence"][0]
+    assert leak["hint"]
+
+
+@pytest.mark.usefixtures("as_root", "rootfs")
+def test_an_axis_without_a_probe_cannot_be_told_and_is_no_pass(stage1: str) -> None:
+    status, report = check(stage1, "--only", "img.build,fs.root")
+    assert status == 3
+    assert results(report, "cannot") == {"img.build"}
+    assert report["checks"][0]["verdict"] == "unknown"
+
+
+@pytest.mark.usefixtures("as_root", "rootfs")
+def test_junit_has_one_case_a_check(stage1: str, tmp_path: Path) -> None:
+    file = tmp_path / "report.xml"
+    ended = run(
+        [LABRUN, "check", "--runtime", stage1, "--only", "fs.cwd,net.routes", "--junit", str(file)]
+    )
+    assert ended.returncode == 1
+    cases = ElementTree.parse(file).getroot().iter("testcase")
+    assert {case.get("name"): len(case.findall("failure")) for case in cases} == {
+        "test_axis[fs.cwd]": 0,
+        "test_axis[net.routes]": 1,
+    }
+
+
+def test_an_ordinary_user_gets_cannot_and_never_a_pass(rootfs: Path) -> None:
+    user = ordinary_user()
+    line = [LABRUN, "check", "stage1", "--no-input", "--json", "-", "--root", str(rootfs)]
+    ended = run(line, user=user)
+    assert ended.returncode == 3
+    report = json.loads(ended.stdout)
+    assert results(report, "cannot") == STAGE1
+    assert report["summary"]["passed"] == 0
+    assert report["host"]["root"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "what"),
+    [
+        (["stage9"], 2, "stage9"),
+        (["stage1", "--only", "no.such"], 2, "no.such"),
+        (["stage1", "--runtime", "./no-such-program"], 2, "./no-such-program"),
+        (["stage1", "--runtime", "@nobody"], 2, "@nobody"),
+        (["stage1", "--runtime", '"'], 2, "--runtime"),
+        (["stage1", "--root", "/proc"], 1, "/bin/sh"),
+        (["stage1", "--json", "/no/such/folder/x"], 2, "/no/such/folder/x"),
+        (["stage1", "--bogus"], 2, "--bogus"),
+    ],
+)
+def test_bad_input_is_one_clear_answer(arguments: list[str], status: int, what: str) -> None:
+    ended = run([LABRUN, "check", "--no-input", *arguments])
+    assert (ended.returncode, ended.stdout) == (status, b"")
+    assert what in ended.stderr.decode()
+    assert b"Traceback" not in ended.stderr
+
+
+@pytest.mark.usefixtures("as_root", "rootfs")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_ends_it_and_leaves_nothing(name: str, stage1: str) -> None:
+    before = machine()
+    process = subprocess.Popen([LABRUN, "check", "stage1"], stdout=subprocess.DEVNULL)
+    time.sleep(1.5)
+    process.send_signal(getattr(signal, name))
+    assert process.wait(20) == 130
+    assert machine() == before
+
+
+@pytest.mark.usefixtures("as_root", "rootfs")
+def test_what_sigkill_leaves_is_in_the_ledger_and_clean_removes_it() -> None:
+    before = machine()
+    process = subprocess.Popen([LABRUN, "check", "stage1"], stdout=subprocess.DEVNULL)
+    for _ in range(200):
+        if _groups_of(process.pid):
+            break
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    left = _groups_of(process.pid)
+    assert left
+    dry = run([LABRUN, "clean", "--dry-run"])
+    assert all(str(path).encode() in dry.stdout for path in left)
+    assert all(path.exists() for path in left)
+    _clean_up_after(process.pid)
+    assert not any(path.exists() for path in left)
+    assert machine() == before
+
+
+def _groups_of(pid: int) -> list[Path]:
+    """Return the cgroups that a run has in its ledger, and that are there."""
+    for file in ledger.FOLDER.glob(f"{pid}-*.json"):
+        entries = json.loads(file.read_text(encoding="utf-8") or "[]")
+        return [Path(p) for kind, p in entries if kind == "cgroup" and os.path.exists(p)]
+    return []
+
+
+def _clean_up_after(pid: int) -> None:
+    """Run `labrun clean` until a killed run's last process is gone and its page with it."""
+    for _ in range(100):
+        run([LABRUN, "clean", "--yes"])
+        if not list(ledger.FOLDER.glob(f"{pid}-*.json")):
+            return
+        time.sleep(0.1)
+    raise AssertionError("labrun clean does not remove what the killed run left")
