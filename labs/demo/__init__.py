@@ -38,7 +38,7 @@ def play(
     from checks.bench import Bench, NoBench
     from labs import privilege, rootfs
     from labs.demo import engine, report, script
-    from labs.rootfs.interrupts import Interrupts
+    from labs.demo.stop import Stop
 
     demo = script.load(stage)
     chosen = demo.choose(steps)
@@ -52,9 +52,9 @@ def play(
     try:
         # What comes in while the bench is made, or taken down, waits until that is done.
         with (
-            Interrupts() as interrupts,
+            Stop() as stop,
             Bench(place, machine=True) as bench,
-            interrupts.let_through(),
+            stop.let_through(),
         ):
             stand = engine.Engine(under_test, bench)
             played = _perform(stand, demo, chosen, quiet=quiet, asks=asks)

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +240,25 @@ def test_the_step_files_are_left_as_they_were(rootfs: Path) -> None:
     demo("--no-input", "pwd", "escape")
     assert sorted(path.name for path in rootfs.iterdir()) == before
     assert not list((rootfs / "proc").iterdir())
+
+
+def test_what_a_hung_runtime_started_ends_with_the_demo(tmp_path: Path) -> None:
+    runtime = tmp_path / "hangs.sh"
+    # In a group of its own, so that nothing but the bench's end reaches it.
+    runtime.write_text("#!/bin/sh\nsetsid sleep 4321 &\nwait\n")
+    runtime.chmod(0o755)
+    argv = [LABRUN, "stage1", "pwd", "--no-input", "--runtime", str(runtime)]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not sleepers("4321"):
+        time.sleep(0.05)
+    process.terminate()
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert stderr.count(b"\n") == 1
+    assert not sleepers("4321")
+
+
+def sleepers(seconds: str) -> list[str]:
+    """Return the processes that sleep for so long."""
+    found = subprocess.run(["pgrep", "-fx", f"sleep {seconds}"], capture_output=True, check=False)
+    return found.stdout.decode().split()
