@@ -16,7 +16,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -97,7 +98,7 @@ class Bench:
             os.close(report)
             _be_bench(self, scratch, hold, answer)
         # Pid 1 lives as long as somebody has the other end of its pipe: us.
-        stack.callback(os.waitpid, outer, 0)
+        stack.callback(_await_end, outer)
         stack.callback(os.close, held)
         os.close(hold)
         os.close(answer)
@@ -106,7 +107,7 @@ class Bench:
         told: dict[str, Any] = json.loads(line) if line else {"error": say("bench.died")}
         if "error" in told:
             raise NoBench(say("bench.cannot", reason=told["error"]))
-        self.pid = told.pop("pid") if self.machine else _child_of(outer)
+        self.pid = told.pop("pid") if self.machine else _children_of(outer)[0]
         return Canaries(**told)
 
     @property
@@ -221,9 +222,23 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.communicate()
 
 
-def _child_of(pid: int) -> int:
-    """Return the pid of a process's only child. See proc_pid_task(5)."""
-    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()[0])
+def _children_of(pid: int) -> list[int]:
+    """Return the pids of a process's children. See proc_pid_task(5)."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    return [int(child) for child in text.split()]
+
+
+def _await_end(outer: int) -> None:
+    """Wait until a bench is gone.
+
+    Pid 1 can't end while a dead process of its namespace waits to be reaped by a parent outside:
+    us, where a Ctrl-C came between its start and our waiting for it. See pid_namespaces(7).
+    """
+    while os.waitpid(outer, os.WNOHANG)[0] == 0:
+        for child in _children_of(os.getpid()):
+            if child != outer and visitor.status_fields(child)["State"].startswith("Z"):
+                os.waitpid(child, os.WNOHANG)
+        time.sleep(0.005)
 
 
 def tree(root: str) -> Iterator[str]:
@@ -261,7 +276,7 @@ def _be_bench(bench: Bench, scratch: str, hold: int, answer: int) -> NoReturn:
         # First of all: nothing that is mounted from here on may reach the machine.
         kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
         if not bench.machine:
-            scratch = _furnish([bench.root, Path(__file__)])
+            scratch = _furnish(bench.root)
         proc = bench.root / "proc"
         if proc.is_dir():
             kernel.mount(
@@ -286,14 +301,14 @@ def _be_bench(bench: Bench, scratch: str, hold: int, answer: int) -> NoReturn:
     os._exit(0)
 
 
-def _furnish(needed: Iterable[Path]) -> str:
+def _furnish(root: Path) -> str:
     """Mount what a throw-away host has of its own; return its folder for temporary files.
 
-    The folders that everybody writes to become copies-on-write of the machine's: what is on the
-    machine (a checkout, ROOT) is there, and what is written goes with the bench. Raises OSError,
-    and NoBench where the bench would hide a path that is `needed`.
+    ROOT and the folders that everybody writes to become copies-on-write of the machine's: what is
+    there is there, and what is written goes with the bench. Raises OSError, and NoBench where the
+    bench would hide ROOT or the judge itself.
     """
-    for path in needed:
+    for path in (root, Path(__file__)):
         if any(path.is_relative_to(place) for place in ("/run", "/dev/shm")):
             raise NoBench(say("bench.covered", path=path))
     flags = kernel.MS_NOSUID | kernel.MS_NODEV
@@ -302,12 +317,30 @@ def _furnish(needed: Iterable[Path]) -> str:
     kernel.mount("tmpfs", "/dev/shm", "tmpfs", flags, "mode=1777,size=64m")
     if os.path.isdir("/dev/mqueue"):
         kernel.mount("mqueue", "/dev/mqueue", "mqueue", flags)
+    # Under another name first: overlayfs stacks only two deep, and ROOT may lie below /tmp.
+    lower = f"{UPPERS}/ROOT"
+    os.makedirs(lower)
+    kernel.mount(str(root), lower, None, kernel.MS_BIND)
     for folder in filter(os.path.isdir, OVERLAID):
-        upper, work = (f"{UPPERS}{folder}/{name}" for name in ("upper", "work"))
-        os.makedirs(upper)
-        os.makedirs(work)
-        os.chmod(upper, 0o1777)
-        kernel.mount(
-            "overlay", folder, "overlay", 0, f"lowerdir={folder},upperdir={upper},workdir={work}"
-        )
+        _copy_on_write(folder, folder)
+    if root != Path("/"):
+        _copy_on_write(lower, str(root))
     return tempfile.mkdtemp(prefix="bench-", dir="/tmp")
+
+
+def _copy_on_write(lower: str, place: str) -> None:
+    """Mount at `place` what is in `lower`; what is written there goes to a folder of the bench's.
+
+    See the kernel's Documentation/filesystems/overlayfs.rst.
+    """
+    upper, work = (f"{UPPERS}{place}/{name}" for name in ("upper", "work"))
+    os.makedirs(upper)
+    os.makedirs(work)
+    # The merged directory has the owner and mode of the upper one.
+    facts = os.stat(lower)
+    os.chown(upper, facts.st_uid, facts.st_gid)
+    os.chmod(upper, facts.st_mode & 0o7777)
+    # Relative names: a path in the options would have to be escaped.
+    os.chdir(f"{UPPERS}{place}")
+    kernel.mount("overlay", place, "overlay", 0, f"lowerdir={lower},upperdir=upper,workdir=work")
+    os.chdir("/")

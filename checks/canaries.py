@@ -6,7 +6,7 @@ All are made afresh and named at random, so that no runtime can know them before
 import os
 import secrets
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from checks import kernel
 
@@ -39,10 +39,6 @@ class Canaries:
     port: int
     shm: int
     process: int = 0
-
-    def packed(self) -> dict[str, object]:
-        """Return them as plain values, to be sent through a pipe."""
-        return asdict(self)
 
 
 def plant(scratch: str, *, machine: bool) -> Canaries:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from checks.model import axes
-from tests.checks.mutants import Mutant, mutants
+from tests.checks.mutation import Mutant, mutants
 from tests.running import check, machine, results
 
 pytestmark = pytest.mark.usefixtures("as_root", "rootfs")
