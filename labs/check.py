@@ -177,7 +177,7 @@ def _judge(
     if ended == pytest.ExitCode.INTERRUPTED:
         raise KeyboardInterrupt
     if len(reporter.rows) != len(listed):
-        raise Refused("check", f"the checks ended early ({ended.name})", status=CANNOT)
+        raise Refused("check", texts.say("check.early", how=ended.name), status=CANNOT)
     results = [row["result"] for row in reporter.rows]
     words = {"pass": "passed", "fail": "failed", "cannot": "cannot"}
     counts = [
@@ -267,5 +267,5 @@ class Reporter:
         if row["result"] == "fail":
             facts.add_row(texts.say("check.expected"), word(axis.required))
             if row["hint"]:
-                facts.add_row(texts.say("check.hint"), row["hint"])
+                facts.add_row(texts.say("check.hint"), Text(row["hint"], overflow="fold"))
         self.screen.print(Padding(facts, (0, 0, 0, 4)))
