@@ -70,6 +70,13 @@ class Terminal:
         (page,) = Path("/run/labrun").glob(f"{self.child.pid}-*.json")
         return [page, *(Path(path) for _, path in json.loads(page.read_bytes()))]
 
+    def deserted(self) -> bool:
+        """Say whether all processes of this terminal are gone, or on their way out, soon."""
+        until = time.monotonic() + 5
+        while self.processes() and time.monotonic() < until:
+            time.sleep(0.02)
+        return not self.processes()
+
     def processes(self) -> list[str]:
         """Return the command lines of the processes of this terminal."""
         found = []
@@ -217,7 +224,7 @@ def test_however_it_is_stopped_nothing_is_left(
         demo.child.kill(number)
     assert demo.end() == status
     assert [path for path in made if path.exists()] == []
-    assert demo.processes() == []
+    assert demo.deserted()
     assert segment[1] not in [row.split()[1] for row in segments.read_text().splitlines()]
     assert Path("/proc/self/mountinfo").read_text() == mounts
 
@@ -238,7 +245,7 @@ def test_ctrl_c_while_it_runs_is_taken_by_the_demo_alone(
     assert "Traceback" not in demo.text()
     assert "Error" not in demo.text()
     assert list(Path("/run/labrun").glob(f"{demo.child.pid}-*")) == []
-    assert demo.processes() == []
+    assert demo.deserted()
 
 
 def test_after_a_kill_clean_removes_what_is_left(terminal: type[Terminal]) -> None:
@@ -250,10 +257,7 @@ def test_after_a_kill_clean_removes_what_is_left(terminal: type[Terminal]) -> No
     assert segment
     demo.child.kill(signal.SIGKILL)
     assert demo.end() == 128 + signal.SIGKILL
-    until = time.monotonic() + PATIENCE
-    while demo.processes() and time.monotonic() < until:
-        time.sleep(0.05)
-    assert demo.processes() == []
+    assert demo.deserted()
     table = Path("/proc/sysvipc/shm").read_text()
     assert segment[1] not in [row.split()[1] for row in table.splitlines()]
     assert run([LABRUN, "clean", "--yes"]).returncode == 0
