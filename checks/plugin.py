@@ -12,7 +12,8 @@ import pytest
 from checks.bench import Bench, NoBench
 from checks.model import Axis, Verdict, axes
 from checks.probes import observe
-from checks.runtimes import Trial, Unsupported, runtime
+from checks.runtimes import Unsupported, runtime
+from checks.trial import Trial
 from checks.words import language
 
 

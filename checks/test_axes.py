@@ -4,7 +4,7 @@ import pytest
 
 from checks.model import Axis
 from checks.plugin import judge
-from checks.runtimes import Trial
+from checks.trial import Trial
 
 
 def test_axis(axis: Axis, trial: Trial, request: pytest.FixtureRequest) -> None:

@@ -5,7 +5,8 @@ import pkgutil
 from collections.abc import Callable, Mapping
 
 from checks.model import Finding, Verdict
-from checks.runtimes import NotStarted, Trial, Unsupported
+from checks.runtimes import Unsupported
+from checks.trial import NotStarted, Trial
 from checks.visitor import Hindered, link
 from checks.words import say
 

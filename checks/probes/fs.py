@@ -6,7 +6,8 @@ import os
 from checks.model import Finding
 from checks.mounts import Mount, parse
 from checks.probes import probe, same_namespace, wall
-from checks.runtimes import Container, Request, Trial
+from checks.runtimes import Request
+from checks.trial import Container, Trial
 from checks.visitor import walk_up
 from checks.words import say
 

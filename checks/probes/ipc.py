@@ -3,7 +3,7 @@
 from checks import kernel
 from checks.model import Finding
 from checks.probes import probe, same_namespace, wall
-from checks.runtimes import Trial
+from checks.trial import Trial
 from checks.words import say
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from checks.model import Finding
 from checks.probes import probe, same_namespace, wall
-from checks.runtimes import Trial
+from checks.trial import Trial
 from checks.words import say
 
 

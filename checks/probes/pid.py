@@ -4,7 +4,7 @@ import os
 
 from checks.model import Finding
 from checks.probes import probe, same_namespace, wall
-from checks.runtimes import Trial
+from checks.trial import Trial
 from checks.visitor import status_fields
 from checks.words import say
 

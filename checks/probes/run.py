@@ -1,24 +1,15 @@
 """The promises of `run`: exit status, signals, streams."""
 
-import json
 import os
 import signal
 import time
 from pathlib import Path
 
-from checks.bench import tree
 from checks.canaries import nonce
 from checks.model import Finding
 from checks.probes import probe, promise
-from checks.runtimes import (
-    PATIENCE,
-    Container,
-    NotStarted,
-    Request,
-    Trial,
-    Unsupported,
-    status_of,
-)
+from checks.runtimes import Request, Unsupported
+from checks.trial import PATIENCE, Trial, status_of
 from checks.words import say
 
 PASSED_ON = ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "WINCH")
@@ -85,13 +76,13 @@ def signals(trial: Trial) -> Finding:
         container.process.send_signal(signal.SIGINT)
         time.sleep(0.3)  # two signals in one breath are one signal: the first must be taken first
         container.process.send_signal(signal.SIGINT)
-        if _ends(container, 5):
+        if container.ends(5):
             evidence.append(say("run.insist_ended"))
         else:
             faults.append(say("run.insist_alive"))
     with trial.started() as container:
         container.process.kill()
-        if _ends(container, 5):
+        if container.ends(5):
             evidence.append(say("run.orphan_ended"))
         else:
             faults.append(say("run.orphan_alive"))
@@ -113,16 +104,6 @@ def lost(trial: Trial) -> list[str]:
             for name in PASSED_ON
             if not container.hears(f"{mark}-{name}\n".encode(), until - time.monotonic())
         ]
-
-
-def _ends(container: Container, patience: float) -> bool:
-    """Say whether the command ends within `patience` seconds."""
-    until = time.monotonic() + patience
-    while container.alive():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 @probe("run.streams")
@@ -165,100 +146,3 @@ def _changed_arguments(trial: Trial) -> list[str]:
     if got == wanted:
         return []
     return [say("run.arguments_other", wanted=wanted, got=got[-200:])]
-
-
-@probe("host.failclosed")
-def failclosed(trial: Trial) -> Finding:
-    """Where a step fails, the command does not run, and the status is 125."""
-    mark = nonce("ran")
-    command = ["/bin/sh", "-c", f"echo {mark}"]
-    folder = Path(trial.bench.path(trial.bench.scratch))
-    (folder / "file").write_text("not a directory\n", encoding="ascii")
-    cases = {
-        say("host.case_no_root"): f"{trial.bench.scratch}/{nonce()}",
-        say("host.case_file_root"): f"{trial.bench.scratch}/file",
-    }
-    faults, seen = [], []
-    for case, root in cases.items():
-        ended = trial.run(Request(command, root=root))
-        if mark.encode() in ended.stdout:
-            faults.append(say("host.ran", case=case))
-        else:
-            seen.append(say("host.refused", case=case, said=ended.said()))
-    return promise(faults, *seen)
-
-
-def _everything(trial: Trial) -> dict[str, list[str]]:
-    """Return all that a run could leave on the bench, by its kind in the language in use."""
-    bench = trial.bench
-    root = Path(bench.path(bench.root))
-    # What a device has counted is no residue.
-    devices = _lines(f"/proc/{bench.pid}/net/dev")[2:]
-    return {
-        say("host.mounts"): _lines(f"/proc/{bench.pid}/mountinfo"),
-        say("host.processes"): [json.dumps(argv) for argv in bench.processes().values()],
-        say("host.groups"): bench.groups(),
-        say("host.links"): [row.partition(":")[0].strip() for row in devices],
-        say("host.routes"): _lines(f"/proc/{bench.pid}/net/route")[1:],
-        say("host.files"): bench.files(),
-        say("host.root_files"): [_described(root / name) for name in tree(str(root))],
-        say("host.name"): [bench.see(lambda: os.uname().nodename)],
-        say("host.segments"): _segments(trial),
-    }
-
-
-def _lines(file: str) -> list[str]:
-    return Path(file).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-
-
-def _described(path: Path) -> str:
-    facts = path.lstat()
-    places = {"mode": facts.st_mode, "size": facts.st_size, "changed": facts.st_mtime_ns}
-    return say("host.file", path=path, **places)
-
-
-def _segments(trial: Trial) -> list[str]:
-    """Return the ids of the bench's System V segments, by the judge's /proc. See sysvipc(7)."""
-    proc = os.open("/proc", os.O_PATH)
-
-    def look() -> list[str]:
-        # The file shows the ipc namespace of whoever opens it.
-        with open(os.open("sysvipc/shm", os.O_RDONLY, dir_fd=proc), encoding="ascii") as file:
-            return [row.split()[1] for row in file.read().splitlines()[1:]]
-
-    try:
-        return trial.bench.see(look)
-    finally:
-        os.close(proc)
-
-
-def _run_and_end(trial: Trial) -> None:
-    """Have a command end in each of four ways: success, failure, SIGTERM, SIGKILL."""
-    trial.run(Request(["/bin/true"]))
-    trial.run(Request([f"/bin/{nonce('none')}"]))
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with trial.started() as container:
-            container.process.send_signal(number)
-            # A command that outlives its runtime is judged by run.signals; leaving, we kill it.
-            _ends(container, 3)
-
-
-@probe("host.residue")
-def residue(trial: Trial) -> Finding:
-    """Nothing of the runtime's is left: after success, failure, SIGTERM and SIGKILL."""
-    before = _everything(trial)
-    faults = []
-    try:
-        _run_and_end(trial)
-    except NotStarted as error:
-        faults.append(str(error))
-    until = time.monotonic() + 5
-    while (after := _everything(trial)) != before and time.monotonic() < until:
-        time.sleep(0.1)  # the kernel takes namespaces down in the background
-    for kind, facts in before.items():
-        new = [row for row in after[kind] if row not in facts]
-        gone = [row for row in facts if row not in after[kind]]
-        faults += [say("host.left", kind=kind, row=row) for row in new]
-        faults += [say("host.gone", kind=kind, row=row) for row in gone]
-    counts = [say("host.counted", kind=kind, count=len(facts)) for kind, facts in before.items()]
-    return promise(faults, say("host.as_before", counts=", ".join(counts)))

@@ -2,7 +2,7 @@
 
 from checks.model import Finding
 from checks.probes import probe, wall
-from checks.runtimes import Trial
+from checks.trial import Trial
 from checks.visitor import status_fields
 from checks.words import say
 

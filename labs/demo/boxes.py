@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from checks.runtimes import Ended
+from checks.trial import Ended
 from labs.demo.engine import Played
 from labs.demo.screen import Screen
 from labs.demo.wrap import wrap

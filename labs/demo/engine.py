@@ -12,7 +12,8 @@ from pathlib import Path
 from checks.bench import Bench
 from checks.model import Finding, Verdict
 from checks.probes import observe
-from checks.runtimes import Ended, NotStarted, Request, Runtime, Trial, Unsupported, runtime
+from checks.runtimes import Request, Runtime, Unsupported, runtime
+from checks.trial import Ended, NotStarted, Trial
 from labs.demo.script import Places, Step, fill
 from labs.demo.trace import Call, calls
 from labs.errors import CANNOT, FAILED, USAGE, Refused

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from checks.runtimes import Ended
+from checks.trial import Ended
 from labs.demo.engine import Played
 from labs.errors import FAILED, Refused
 from labs.texts import say

@@ -3,7 +3,8 @@
 import os
 import sys
 
-from checks.runtimes import Request, Trial, Unsupported
+from checks.runtimes import Request, Unsupported
+from checks.trial import Trial
 from labs.demo import foreground
 
 PROMPT = "[inside] / # "

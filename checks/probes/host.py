@@ -1,0 +1,112 @@
+"""The promises to the host: nothing left behind, nothing run after a failure."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+from checks.bench import tree
+from checks.canaries import nonce
+from checks.model import Finding
+from checks.probes import probe, promise
+from checks.runtimes import Request
+from checks.trial import NotStarted, Trial
+from checks.words import say
+
+
+@probe("host.failclosed")
+def failclosed(trial: Trial) -> Finding:
+    """Where a step fails, the command does not run, and the status is 125."""
+    mark = nonce("ran")
+    command = ["/bin/sh", "-c", f"echo {mark}"]
+    folder = Path(trial.bench.path(trial.bench.scratch))
+    (folder / "file").write_text("not a directory\n", encoding="ascii")
+    cases = {
+        say("host.case_no_root"): f"{trial.bench.scratch}/{nonce()}",
+        say("host.case_file_root"): f"{trial.bench.scratch}/file",
+    }
+    faults, seen = [], []
+    for case, root in cases.items():
+        ended = trial.run(Request(command, root=root))
+        if mark.encode() in ended.stdout:
+            faults.append(say("host.ran", case=case))
+        else:
+            seen.append(say("host.refused", case=case, said=ended.said()))
+    return promise(faults, *seen)
+
+
+def _everything(trial: Trial) -> dict[str, list[str]]:
+    """Return all that a run could leave on the bench, by its kind in the language in use."""
+    bench = trial.bench
+    root = Path(bench.path(bench.root))
+    # What a device has counted is no residue.
+    devices = _lines(f"/proc/{bench.pid}/net/dev")[2:]
+    return {
+        say("host.mounts"): _lines(f"/proc/{bench.pid}/mountinfo"),
+        say("host.processes"): [json.dumps(argv) for argv in bench.processes().values()],
+        say("host.groups"): bench.groups(),
+        say("host.links"): [row.partition(":")[0].strip() for row in devices],
+        say("host.routes"): _lines(f"/proc/{bench.pid}/net/route")[1:],
+        say("host.files"): bench.files(),
+        say("host.root_files"): [_described(root / name) for name in tree(str(root))],
+        say("host.name"): [bench.see(lambda: os.uname().nodename)],
+        say("host.segments"): _segments(trial),
+    }
+
+
+def _lines(file: str) -> list[str]:
+    return Path(file).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+
+
+def _described(path: Path) -> str:
+    facts = path.lstat()
+    places = {"mode": facts.st_mode, "size": facts.st_size, "changed": facts.st_mtime_ns}
+    return say("host.file", path=path, **places)
+
+
+def _segments(trial: Trial) -> list[str]:
+    """Return the ids of the bench's System V segments, by the judge's /proc. See sysvipc(7)."""
+    proc = os.open("/proc", os.O_PATH)
+
+    def look() -> list[str]:
+        # The file shows the ipc namespace of whoever opens it.
+        with open(os.open("sysvipc/shm", os.O_RDONLY, dir_fd=proc), encoding="ascii") as file:
+            return [row.split()[1] for row in file.read().splitlines()[1:]]
+
+    try:
+        return trial.bench.see(look)
+    finally:
+        os.close(proc)
+
+
+def _run_and_end(trial: Trial) -> None:
+    """Have a command end in each of four ways: success, failure, SIGTERM, SIGKILL."""
+    trial.run(Request(["/bin/true"]))
+    trial.run(Request([f"/bin/{nonce('none')}"]))
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with trial.started() as container:
+            container.process.send_signal(number)
+            # A command that outlives its runtime is judged by run.signals; leaving, we kill it.
+            container.ends(3)
+
+
+@probe("host.residue")
+def residue(trial: Trial) -> Finding:
+    """Nothing of the runtime's is left: after success, failure, SIGTERM and SIGKILL."""
+    before = _everything(trial)
+    faults = []
+    try:
+        _run_and_end(trial)
+    except NotStarted as error:
+        faults.append(str(error))
+    until = time.monotonic() + 5
+    while (after := _everything(trial)) != before and time.monotonic() < until:
+        time.sleep(0.1)  # the kernel takes namespaces down in the background
+    for kind, facts in before.items():
+        new = [row for row in after[kind] if row not in facts]
+        gone = [row for row in facts if row not in after[kind]]
+        faults += [say("host.left", kind=kind, row=row) for row in new]
+        faults += [say("host.gone", kind=kind, row=row) for row in gone]
+    counts = [say("host.counted", kind=kind, count=len(facts)) for kind, facts in before.items()]
+    return promise(faults, say("host.as_before", counts=", ".join(counts)))

@@ -1,0 +1,219 @@
+"""A trial: a runtime on a bench, the commands that it is given, and how they end."""
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TypeVar
+
+from checks import visitor
+from checks.bench import Bench, argv_of
+from checks.canaries import nonce
+from checks.runtimes import Request, Runtime
+from checks.words import say
+
+T = TypeVar("T")
+
+PATIENCE = 15.0
+"""Seconds that a runtime may take until its command runs, or has ended. `docker run` takes 0.4."""
+
+
+class NotStarted(Exception):
+    """The runtime ended, or waited, without having run the command."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended: the exit status as a shell has it (128+N for signal N), and what it said."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    def said(self) -> str:
+        """Return the last line of stderr, as evidence."""
+        lines = self.stderr.decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else say("runtime.nothing")
+
+
+@dataclass(frozen=True)
+class Container:
+    """A command that a runtime has started: `pid` is the command's, as the judge numbers it."""
+
+    pid: int
+    process: subprocess.Popen[bytes]
+    """The runtime itself."""
+    heard: bytearray
+    """What has been read of its stdout."""
+
+    def hears(self, mark: bytes, patience: float = PATIENCE) -> bool:
+        """Read stdout until `mark` is in it: False where it ends, or patience does, without."""
+        assert self.process.stdout
+        return _hear(self.process.stdout, mark, patience, self.heard)
+
+    def visit(self, look: Callable[[], T], *, root: bool = True) -> T:
+        """Return what `look()` returns inside; see `visitor.visit`."""
+        return visitor.visit(self.pid, look, root=root)
+
+    def link(self, namespace: str) -> str:
+        """Return which namespace the command is in."""
+        return visitor.link(self.pid, namespace)
+
+    def ends(self, patience: float) -> bool:
+        """Say whether the command ends within `patience` seconds."""
+        until = time.monotonic() + patience
+        while self.alive():
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def alive(self) -> bool:
+        """Say whether the command still runs; a zombie doesn't."""
+        try:
+            return visitor.status_fields(self.pid)["State"][0] not in "ZX"
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A runtime on a bench: what a probe is given."""
+
+    runtime: Runtime
+    bench: Bench
+
+    def popen(
+        self, request: Request, **streams: int | IO[bytes] | Sequence[int]
+    ) -> subprocess.Popen[bytes]:
+        """Start the runtime on the bench. Raises NotStarted where it can't be."""
+        try:
+            return self.bench.popen(
+                self.runtime.argv(request, self.bench),
+                environment=self.runtime.environment(request),
+                **streams,  # type: ignore[arg-type]
+            )
+        except (FileNotFoundError, PermissionError) as error:
+            why = say("runtime.cannot_start", runtime=self.runtime.name, reason=error.strerror)
+            raise NotStarted(why) from None
+
+    def run(self, request: Request, stdin: bytes = b"", pass_fds: Sequence[int] = ()) -> Ended:
+        """Run a command to its end.
+
+        Raises NotStarted where the runtime doesn't end within PATIENCE.
+        """
+        pipe = subprocess.PIPE
+        process = self.popen(request, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=pass_fds)
+        return _outcome(process, stdin, PATIENCE)
+
+    @contextlib.contextmanager
+    def started(
+        self, script: str = "", pass_fds: Sequence[int] = (), workdir: str = ""
+    ) -> Iterator[Container]:
+        """Start a shell that says so, runs `script` and waits, and find it among the processes.
+
+        Raises NotStarted with what the runtime said.
+        """
+        name = nonce("command")
+        # The shell waits in a builtin: no other program need be in ROOT, and it is never replaced.
+        command = ["/bin/sh", "-c", f'echo "$0"; {script or ":"}; read wait', name]
+        request = Request(command, workdir=workdir)
+        pipe = subprocess.PIPE
+        process = self.popen(request, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=pass_fds)
+        try:
+            assert process.stdout
+            heard = bytearray()
+            if not _hear(process.stdout, name.encode() + b"\n", PATIENCE, heard):
+                raise NotStarted(_why_not(process))
+            container = Container(find(command), process, heard)
+            yield container
+            # The command first: then a runtime ends in order, and takes down what it made.
+            _kill(container.pid)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=2)
+        finally:
+            _let_go(process)
+
+
+def _kill(pid: int) -> None:
+    """Kill a process that we found on the bench, if it is still there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def status_of(process: subprocess.Popen[bytes]) -> int:
+    """Return an exit status as a shell has it: 128+N for signal N."""
+    code = process.returncode
+    return 128 - code if code < 0 else code
+
+
+def _why_not(process: subprocess.Popen[bytes]) -> str:
+    """Return why a runtime's command can't have started; afterwards the runtime has ended."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=1)
+    silent = process.poll() is None
+    process.kill()
+    ended = _outcome(process, b"", 1)
+    if silent:
+        return say("runtime.silent")
+    return say("runtime.not_started", status=ended.status, said=ended.said())
+
+
+def _outcome(process: subprocess.Popen[bytes], stdin: bytes, patience: float) -> Ended:
+    """Wait for a runtime's end; raise NotStarted where it doesn't come.
+
+    What a runtime left running may hold its streams open for ever: then what came is taken.
+    """
+    try:
+        stdout, stderr = process.communicate(stdin, timeout=patience)
+    except subprocess.TimeoutExpired as late:
+        hung = process.poll() is None
+        _let_go(process)
+        if hung:
+            raise NotStarted(say("runtime.not_ended", seconds=patience)) from None
+        stdout, stderr = late.stdout or b"", late.stderr or b""
+    return Ended(status_of(process), stdout, stderr)
+
+
+def _let_go(process: subprocess.Popen[bytes]) -> None:
+    """Kill a runtime if it is still there, and close our ends of its streams."""
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream:
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+
+def _hear(stream: IO[bytes], mark: bytes, patience: float, heard: bytearray) -> bool:
+    """Read into `heard` until `mark` is in it: False where the stream or patience ends first."""
+    until = time.monotonic() + patience
+    while mark not in heard:
+        if not select.select([stream], [], [], max(0.0, until - time.monotonic()))[0]:
+            return False
+        if not (part := os.read(stream.fileno(), 4096)):
+            return False
+        heard += part
+    return True
+
+
+def find(argv: Sequence[str]) -> int:
+    """Return the pid of the one process with exactly these arguments, as the judge numbers it.
+
+    The runtime's own processes carry them behind arguments of their own. Raises NotStarted.
+    """
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):
+                if argv_of(process) == list(argv):
+                    found.append(int(process.name))
+    if not found:
+        raise NotStarted(say("runtime.no_process"))
+    # More than one: a shell that forked before its command replaced it. The oldest is COMMAND.
+    return min(found)
