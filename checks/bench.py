@@ -13,7 +13,6 @@ import json
 import os
 import select
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -92,11 +91,12 @@ class Bench:
             import pyroute2  # noqa: F401  # before the fork: afterwards each bench would load it
         report, answer = os.pipe()
         hold, held = os.pipe()
-        outer = os.fork()
-        if outer == 0:
-            os.close(held)
-            os.close(report)
-            _be_bench(self, scratch, hold, answer)
+        with visitor.signals_held():
+            outer = os.fork()
+            if outer == 0:
+                os.close(held)
+                os.close(report)
+                _be_bench(self, scratch, hold, answer)
         # Pid 1 lives as long as somebody has the other end of its pipe: us.
         stack.callback(_await_end, outer)
         stack.callback(os.close, held)
@@ -263,9 +263,6 @@ def _be_bench(bench: Bench, scratch: str, hold: int, answer: int) -> NoReturn:
     """Be the bench: leave the machine's namespaces, plant the canaries, and wait."""
     try:
         kernel.die_with_parent()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # A Ctrl-C is for the judge, who takes the bench down in order.
-            signal.signal(number, signal.SIG_IGN)
         kernel.unshare(sum(kernel.NAMESPACES[name] for name in bench.outer))
         if "pid" in bench.outer and (child := os.fork()):
             os.close(hold)

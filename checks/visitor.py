@@ -19,6 +19,7 @@ from checks.words import say
 
 T = TypeVar("T")
 
+ENDINGS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 PATIENCE = 10.0
 """Seconds that a visit may take. What a visitor does takes milliseconds; a container that hangs
 it (a FUSE mount that never answers) must not hang the judge."""
@@ -47,10 +48,11 @@ def visit(pid: int, look: Callable[[], T], *, root: bool = True) -> T:
     Raises OSError where `look` does, Hindered where the visit fails.
     """
     report, answer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(report)
-        _go(pid, look, answer, root=root)
+    with signals_held():
+        child = os.fork()
+        if child == 0:
+            os.close(report)
+            _go(pid, look, answer, root=root)
     os.close(answer)
     try:
         text = _read(report, PATIENCE)
@@ -73,6 +75,20 @@ def visit(pid: int, look: Callable[[], T], *, root: bool = True) -> T:
         raise Hindered(say("visit.failed", pid=pid, reason=result["failed"]))
     value: T = result["value"]
     return value
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold back what ends the judge while it forks.
+
+    A child that never leaves this block stays deaf to them. It has the judge's handlers and the
+    judge's stack: a Ctrl-C would have it tidy up in the judge's place, and take the bench down.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _read(fd: int, patience: float) -> bytes | None:
