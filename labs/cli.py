@@ -15,6 +15,7 @@ app = typer.Typer(
     name="labrun",
     help="From chroot to a container, in five stages that you can measure.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
