@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NoReturn, Self, TypeVar
 
-from checks import cgroup, kernel, ledger, visitor
+from checks import cgroup, kernel, ledger, mounts, visitor
 from checks.canaries import Canaries, nonce, plant
 from checks.words import say
 
@@ -31,8 +31,8 @@ T = TypeVar("T")
 
 OUTER = ("mnt", "net", "uts", "ipc", "pid")
 """The namespaces that a bench has of its own."""
-OVERLAID = ("/tmp", "/var/tmp")
-"""Folders that everybody may write to: what a runtime leaves there must be seen, and must go."""
+OVERLAID = ("/tmp", "/var/tmp", "/var/lib", "/etc", "/root", "/home", "/opt", "/srv")
+"""Folders that programs write to: what a runtime leaves there must be seen, and must go."""
 UPPERS = "/run/.bench"
 """Where the bench keeps what is written to those folders."""
 
@@ -88,15 +88,22 @@ class Bench:
     def _start(self, stack: ExitStack, scratch: str) -> Canaries:
         """Fork pid 1 of the bench, and have it taken down with the stack."""
         if not self.machine:
-            import pyroute2  # noqa: F401  # before the fork: afterwards each bench would load it
+            # Before the fork: afterwards each bench would load it. And Python drops a Ctrl-C that
+            # falls into the lock of its import system.
+            with visitor.signals_held():
+                import pyroute2  # noqa: F401
         report, answer = os.pipe()
         hold, held = os.pipe()
         with visitor.signals_held():
             outer = os.fork()
             if outer == 0:
-                os.close(held)
-                os.close(report)
-                _be_bench(self, scratch, hold, answer)
+                try:
+                    os.close(held)
+                    os.close(report)
+                    _be_bench(self, scratch, hold, answer)
+                finally:
+                    # Whatever went wrong, this process must never go on as a second judge.
+                    os._exit(1)
         # Pid 1 lives as long as somebody has the other end of its pipe: us.
         stack.callback(_await_end, outer)
         stack.callback(os.close, held)
@@ -157,11 +164,12 @@ class Bench:
         Not counted: the bench's own folder, where probes and adapters write; directories that
         overlayfs copied up for what was written below; what an interpreter caches of its program.
         """
-        places = {folder: f"{UPPERS}{folder}/upper" for folder in OVERLAID}
+        uppers = {folder: self.path(f"{UPPERS}{folder}/upper") for folder in OVERLAID}
         written = [
             f"{folder}/{name}"
-            for folder, upper in places.items()
-            for name in tree(self.path(upper))
+            for folder, upper in uppers.items()
+            if os.path.isdir(upper)
+            for name in tree(upper)
             if not os.path.isdir(f"{folder}/{name}")
         ]
         for folder in ("/run", "/dev/shm"):
@@ -185,7 +193,7 @@ class Bench:
             for name in self.outer
         }
         home = os.open("/proc/self/ns/pid", os.O_RDONLY)
-        here = os.getcwd()
+        here = _working_directory()
 
         def board() -> None:
             kernel.die_with_parent()
@@ -214,6 +222,15 @@ class Bench:
                 kernel.setns(home, kernel.CLONE_NEWPID)
             for fd in (home, *joined.values()):
                 os.close(fd)
+
+
+def _working_directory() -> str:
+    """Return where we are; `/` where that has been deleted, or is the bench's own on the bench."""
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        return "/"
+    return "/" if Path(here).is_relative_to("/run") else here
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -318,8 +335,11 @@ def _furnish(root: Path) -> str:
     lower = f"{UPPERS}/ROOT"
     os.makedirs(lower)
     kernel.mount(str(root), lower, None, kernel.MS_BIND)
+    mounted = [mount.point for mount in mounts.parse(mounts.own())]
     for folder in filter(os.path.isdir, OVERLAID):
-        _copy_on_write(folder, folder)
+        # What is mounted below would be hidden: then the folder stays the machine's own.
+        if not any(point.startswith(f"{folder}/") for point in mounted):
+            _copy_on_write(folder, folder)
     if root != Path("/"):
         _copy_on_write(lower, str(root))
     return tempfile.mkdtemp(prefix="bench-", dir="/tmp")

@@ -54,16 +54,18 @@ def page() -> Iterator[Page]:
     """Open a page for this run, and take it out at the end."""
     FOLDER.mkdir(mode=0o755, exist_ok=True)
     file = FOLDER / f"{os.getpid()}-{os.urandom(4).hex()}.json"
-    with open(file, "w", encoding="utf-8") as locked:
+    draft = file.with_suffix(".draft")
+    with open(draft, "w", encoding="utf-8") as locked:
         fcntl.flock(locked, fcntl.LOCK_EX)
         locked.write("[]")
         locked.flush()
         try:
+            # It gets its name only now: a page is never found without its lock.
+            draft.rename(file)
             yield Page(file, [])
         finally:
             file.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                FOLDER.rmdir()
+            draft.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -80,5 +82,3 @@ def abandoned() -> Iterator[list[Page]]:
                     continue  # its run lives
                 pages.append(Page(file, [(kind, path) for kind, path in json.load(held)]))
         yield pages
-    with contextlib.suppress(OSError):
-        FOLDER.rmdir()

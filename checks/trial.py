@@ -215,5 +215,7 @@ def find(argv: Sequence[str]) -> int:
                     found.append(int(process.name))
     if not found:
         raise NotStarted(say("runtime.no_process"))
-    # More than one: a shell that forked before its command replaced it. The oldest is COMMAND.
-    return min(found)
+    if len(found) > 1:
+        # The shell has started nothing yet: whoever else looks like it is a decoy.
+        raise NotStarted(say("runtime.many_processes", pids=", ".join(map(str, sorted(found)))))
+    return found[0]

@@ -51,8 +51,11 @@ def visit(pid: int, look: Callable[[], T], *, root: bool = True) -> T:
     with signals_held():
         child = os.fork()
         if child == 0:
-            os.close(report)
-            _go(pid, look, answer, root=root)
+            try:
+                os.close(report)
+                _go(pid, look, answer, root=root)
+            finally:
+                os._exit(1)
     os.close(answer)
     try:
         text = _read(report, PATIENCE)

@@ -40,20 +40,22 @@ def command(
     no_input: bool,
 ) -> int:
     """Run the checks of `stages`, or the axes in `only`; return the contract's exit status."""
-    asked = _asked(stages or [BUILT[-1] if runtime or only else BUILT[0]], only)
+    asked = _asked(stages or [BUILT[-1]], only)
     _must_be_writable(json_file, junit)
     if not no_input:
         # What can't be judged without root is said below, check by check.
         with contextlib.suppress(Refused):
             privilege.become_root(sys.argv[1:])
     for stage in asked:
-        _must_run(runtime or reference(stage))
+        _must_run(reference(stage) if runtime is None else runtime)
     rootfs = _rootfs(root)
     screen = Console(stderr=json_file == "-", highlight=False)
     began = time.monotonic()
     rows: list[dict[str, Any]] = []
     for stage, listed in asked.items():
-        rows += _judge(stage, listed, runtime or reference(stage), rootfs, junit, screen)
+        rows += _judge(
+            stage, listed, reference(stage) if runtime is None else runtime, rootfs, junit, screen
+        )
     counts = {result: sum(r["result"] == result for r in rows) for result in RESULTS.values()}
     seconds = round(time.monotonic() - began, 3)
     screen.print(f"\n{texts.say('check.clean')} {seconds:.1f} s", style="dim")
@@ -62,7 +64,7 @@ def command(
         report = {
             "schema": 1,
             "stages": list(asked),
-            "runtime": runtime or ", ".join(asked),
+            "runtime": ", ".join(asked) if runtime is None else runtime,
             "host": machine.host(),
             "summary": summary | {"seconds": seconds},
             "checks": rows,
@@ -81,6 +83,7 @@ def _asked(stages: list[str], only: list[str]) -> dict[str, list[Axis]]:
                 texts.say("check.name_stage", stages=", ".join(BUILT)),
                 status=USAGE,
             )
+    only = list(dict.fromkeys(id_.strip() for id_ in only))
     for id_ in only:
         if id_ not in axes():
             raise Refused(

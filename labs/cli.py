@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from labs import texts
-from labs.errors import USAGE, Refused
+from labs.errors import FAILED, USAGE, Refused
 
 app = typer.Typer(
     name="labrun",
@@ -187,6 +187,11 @@ def main() -> NoReturn:
         # Whoever read our output has gone: say nothing more, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = 0
+    except OSError as error:
+        # A full disk behind `> file`, or a stream that somebody closed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        print(f"labrun: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        status = FAILED
     except Exception as error:
         if not hasattr(error, "show"):
             raise

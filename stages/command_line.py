@@ -44,6 +44,8 @@ class Container:
             raise Usage("it needs a ROOT and a COMMAND")
         self.root = operands[0]
         self.command = operands[1:]
+        if not self.command[0]:
+            raise Usage("COMMAND is empty")
         self.environment = with_changes(linux.caller_environment(), options.get("--env", ()))
         self.debug = "--debug" in options
         self.workdir = options.get("--workdir", [""])[-1]
@@ -125,7 +127,7 @@ def serve(
             raise Usage(f"there is no command {verb!r}" if verb else "it needs a command: run")
         options, operands = parse(rest, table)
         if verb != "run" or "--help" in options:
-            print(usage(name, table), flush=True)
+            os.write(1, f"{usage(name, table)}\n".encode())
             return 0
         if "--trace" in options:
             linux.watch = linux.trace
@@ -135,7 +137,7 @@ def serve(
     except Usage as error:
         note(f"{error}\n\n{usage(name, table)}")
         return USAGE
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         note(str(error))
         return FAILED
     try:
@@ -153,7 +155,12 @@ def failed(error: OSError, container: Container) -> NoReturn:
         status = NOT_FOUND if error.errno in (errno.ENOENT, errno.ENOTDIR) else NOT_EXECUTABLE
     if container.debug:
         sys.excepthook(type(error), error, error.__traceback__)
-    line = ": ".join(filter(None, (what, error.strerror, explain(error, container))))
+    try:
+        why = explain(error, container)
+    except OSError:
+        # It looks at files that the kernel may refuse to show, too. Then there is no more to say.
+        why = ""
+    line = ": ".join(filter(None, (what, error.strerror, why)))
     note(line.replace("\n", "\\n"))
     os._exit(status)
 

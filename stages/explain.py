@@ -50,7 +50,7 @@ def why_not_executed(error: OSError, container: Container) -> str:
     name = container.command[0]
     if "/" not in name and error.errno != errno.EACCES:
         return why_not_on_path(name, container)
-    path = str(error.filename).partition('"')[2].partition('"')[0]
+    path = str(error.filename2)
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return why_missing(path)
     if error.errno == errno.EACCES:
@@ -62,7 +62,7 @@ def why_not_executed(error: OSError, container: Container) -> str:
 
 def why_not_on_path(name: str, container: Container) -> str:
     """Return where along PATH it was looked for, and where it is instead."""
-    path = os.fsdecode(container.environment.get(b"PATH", b"")) or "unset"
+    path = os.fsdecode(container.environment.get(b"PATH", b"unset"))
     why = f"no directory of PATH ({path}) has it inside ROOT"
     found = [place for place in USUAL if os.path.lexists(f"{place}/{name}")]
     return f"{why}: call it {found[0]}/{name}, or say --env PATH={found[0]}" if found else why
@@ -89,6 +89,8 @@ def why_denied(path: str) -> str:
         return "its file system is mounted noexec: `mount -o remount,exec`, or use another place"
     if not os.stat(path).st_mode & 0o111:
         return "it has no execute permission: chmod +x makes it a program"
+    if loader := interpreter(path):
+        return f"{loader}, which the kernel starts it with, cannot be executed"
     return "this user may not execute it, or not search a directory on the way"
 
 
@@ -96,10 +98,14 @@ def why_no_format(path: str) -> str:
     """Return what the file is instead of a program for this machine."""
     with open(path, "rb") as file:
         head = file.read(20)
+    if head[:2] == b"#!":
+        return "its first line, #!, names no program that should run it"
     if head[:4] != b"\x7fELF":
         return "it is neither a program (ELF) nor a script that begins with #!"
     machine = int.from_bytes(head[18:20], "big" if head[5] == 2 else "little")
     built_for = MACHINES.get(machine, f"machine type {machine}")
+    if built_for.lower().replace("-", "_") == os.uname().machine:
+        return "it is a damaged program: the kernel can't make sense of its ELF headers"
     return f"it was built for {built_for}, this machine is {os.uname().machine}: use a ROOT for it"
 
 

@@ -149,7 +149,12 @@ def execve(path: str, arguments: Sequence[str], environment: Mapping[bytes, byte
     """
     argv = ", ".join(map(_quoted, arguments))
     words = f"execve({_quoted(path)}, [{argv}], {len(environment)} variables)"
-    _call(os.execve, words, path, arguments, environment)
+    try:
+        _call(os.execve, words, path, arguments, environment)
+    except OSError as error:
+        # The words are for people; whoever looks for the cause needs the path itself.
+        error.filename2 = path
+        raise
     raise AssertionError("execve(2) doesn't return")
 
 
@@ -207,7 +212,7 @@ def sigwaitinfo(signals: Iterable[int]) -> tuple[int, int]:
     See sigwaitinfo(2).
     """
     info = _call(_signal.sigwaitinfo, "sigwaitinfo()", signals)
-    return info.si_signo, info.si_code
+    return int(info.si_signo), int(info.si_code)
 
 
 def caller_environment() -> dict[bytes, bytes]:

@@ -6,7 +6,7 @@ import os
 from checks.model import Finding
 from checks.mounts import Mount, parse
 from checks.probes import probe, same_namespace, wall
-from checks.runtimes import Request
+from checks.runtimes import Request, Unsupported
 from checks.trial import Container, Trial
 from checks.visitor import walk_up
 from checks.words import say
@@ -42,6 +42,9 @@ def root(trial: Trial) -> Finding:
         wanted = inode(bench.path(bench.root))
         paths = [canaries.file, "/" + "../" * 40 + canaries.file.lstrip("/")]
         reached = container.visit(lambda: [p for p in paths if reaches(p, canaries.secret)])
+    # Also by a program of ROOT's own: a runtime may treat the shell better than other commands.
+    if canaries.secret.encode() in trial.run(Request(["/bin/cat", canaries.file])).stdout:
+        reached.append(canaries.file)
     if inside == wanted:
         where = say("fs.root_same", pid=container.pid, inside=named(inside))
     else:
@@ -64,7 +67,21 @@ def cwd(trial: Trial) -> Finding:
         return wall(False, say("fs.cwd_outside", where=where, end=named(way[-1]), **facts))
     if way[0] != top:
         return wall(False, say("fs.cwd_below", here=named(way[0]), **facts))
+    if strayed := _strays(trial, "/bin"):
+        return wall(False, say("fs.workdir_outside", workdir="/bin", where=strayed))
     return wall(True, say("fs.cwd_top", **facts))
+
+
+def _strays(trial: Trial, workdir: str) -> str:
+    """Return where a command with that --workdir stands instead of there in its root, or ""."""
+    try:
+        with trial.started(workdir=workdir) as container:
+            process = f"/proc/{container.pid}"
+            if inode(f"{process}/cwd") == inode(f"{process}/root{workdir}"):
+                return ""
+            return os.readlink(f"{process}/cwd")
+    except Unsupported:
+        return ""
 
 
 def _way_up(directory: str) -> list[tuple[int, int]]:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from checks.bench import tree
@@ -13,6 +14,10 @@ from checks.probes import probe, promise
 from checks.runtimes import Request
 from checks.trial import NotStarted, Trial
 from checks.words import say
+
+SYSVIPC = ("sysvipc/shm", "sysvipc/sem", "sysvipc/msg")
+SYSCTLS = ("sys/net/ipv4/ip_forward", "sys/net/ipv4/conf/all/route_localnet")
+"""What runtimes switch on for their network, and each network namespace has for itself."""
 
 
 @probe("host.failclosed")
@@ -49,9 +54,11 @@ def _everything(trial: Trial) -> dict[str, list[str]]:
         say("host.links"): [row.partition(":")[0].strip() for row in devices],
         say("host.routes"): _lines(f"/proc/{bench.pid}/net/route")[1:],
         say("host.files"): bench.files(),
-        say("host.root_files"): [_described(root / name) for name in tree(str(root))],
+        say("host.root_files"): [_described(root / name) for name in (".", *tree(str(root)))],
         say("host.name"): [bench.see(lambda: os.uname().nodename)],
-        say("host.segments"): _segments(trial),
+        # Key, id and mode; the other columns count who has used them.
+        say("host.segments"): _by_judges_proc(trial, SYSVIPC, slice(0, 3)),
+        say("host.sysctls"): _by_judges_proc(trial, SYSCTLS, slice(None)),
     }
 
 
@@ -65,14 +72,19 @@ def _described(path: Path) -> str:
     return say("host.file", path=path, **places)
 
 
-def _segments(trial: Trial) -> list[str]:
-    """Return the ids of the bench's System V segments, by the judge's /proc. See sysvipc(7)."""
+def _by_judges_proc(trial: Trial, files: Sequence[str], columns: slice) -> list[str]:
+    """Return some columns of files in /proc that show the namespaces of whoever opens them.
+
+    The visitor opens them on the bench, but by the judge's /proc: the bench's may lie.
+    """
     proc = os.open("/proc", os.O_PATH)
 
     def look() -> list[str]:
-        # The file shows the ipc namespace of whoever opens it.
-        with open(os.open("sysvipc/shm", os.O_RDONLY, dir_fd=proc), encoding="ascii") as file:
-            return [row.split()[1] for row in file.read().splitlines()[1:]]
+        found = []
+        for name in files:
+            with open(os.open(name, os.O_RDONLY, dir_fd=proc), encoding="ascii") as file:
+                found += [f"{name}: {' '.join(row.split()[columns])}" for row in file]
+        return found
 
     try:
         return trial.bench.see(look)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from checks.canaries import nonce
 from checks.model import Finding
 from checks.probes import probe, promise
 from checks.runtimes import Request, Unsupported
-from checks.trial import PATIENCE, Trial, status_of
+from checks.trial import PATIENCE, NotStarted, Trial, status_of
+from checks.visitor import status_fields
 from checks.words import say
 
 PASSED_ON = ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "WINCH")
@@ -30,7 +32,8 @@ def not_executable(trial: Trial) -> str:
 def status(trial: Trial) -> Finding:
     """The exit status is the command's own, 128+N, 125, 126, 127 or 2."""
     cases = {
-        say("run.case_exit"): (7, Request(["/bin/sh", "-c", "exit 7"])),
+        say("run.case_exit", code=7): (7, Request(["/bin/sh", "-c", "exit 7"])),
+        say("run.case_exit", code=200): (200, Request(["/bin/sh", "-c", "exit 200"])),
         say("run.case_missing"): (127, Request([f"/bin/{nonce('none')}"])),
         say("run.case_path"): (127, Request([nonce("none")])),
         say("run.case_mode"): (126, Request([not_executable(trial)])),
@@ -51,19 +54,46 @@ def status(trial: Trial) -> Finding:
             note(case, trial.run(request).status, wanted)
         except Unsupported as error:
             seen.append(say("run.not_asked", case=case, reason=error))
-    note(say("run.case_killed"), _status_when_killed(trial), 137)
+    for signum in (signal.SIGKILL, signal.SIGTERM):
+        got = _status_when_killed(trial, signum)
+        if got is not None:
+            note(say("run.case_killed", signal=signum.name), got, 128 + signum)
+    got = _status_without_root(trial)
+    if got is not None:
+        note(say("run.case_root"), got, 125)
     return promise(faults, *seen)
 
 
-def _status_when_killed(trial: Trial) -> int:
+def _status_when_killed(trial: Trial, signum: signal.Signals) -> int | None:
     """Return a runtime's exit status after its command was killed from outside.
 
-    From there SIGKILL gets through to every process, pid 1 of a namespace too.
+    From there SIGKILL gets through to every process. Of other signals pid 1 of a namespace gets
+    only those that it has a handler for: None there. See pid_namespaces(7).
     """
     with trial.started() as container:
-        os.kill(container.pid, signal.SIGKILL)
-        container.process.wait(PATIENCE)
+        first = status_fields(container.pid)["NSpid"].split()[-1] == "1"
+        if first and signum != signal.SIGKILL:
+            return None
+        os.kill(container.pid, signum)
+        try:
+            container.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise NotStarted(say("runtime.not_ended", seconds=PATIENCE)) from None
         return status_of(container.process)
+
+
+def _status_without_root(trial: Trial) -> int | None:
+    """Return the exit status where ROOT is missing; None where the command ran all the same.
+
+    That is another promise, and judged by host.failclosed.
+    """
+    mark = nonce("ran")
+    request = Request(["/bin/sh", "-c", f"echo {mark}"], root=f"{trial.bench.scratch}/{nonce()}")
+    try:
+        ended = trial.run(request)
+    except Unsupported:
+        return None
+    return None if mark.encode() in ended.stdout else ended.status
 
 
 @probe("run.signals")
@@ -80,7 +110,8 @@ def signals(trial: Trial) -> Finding:
             evidence.append(say("run.insist_ended"))
         else:
             faults.append(say("run.insist_alive"))
-    with trial.started() as container:
+    with trial.started(script='trap "" TERM HUP INT; echo trapped') as container:
+        container.hears(b"trapped")
         container.process.kill()
         if container.ends(5):
             evidence.append(say("run.orphan_ended"))

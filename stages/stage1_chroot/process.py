@@ -43,9 +43,9 @@ def hold_signals() -> set[int]:
 
 
 def release_signals(before: set[int]) -> None:
-    """Give the command the signal state that the runtime's caller had."""
+    """Unblock for the command what its caller had unblocked, and undo what Python has set."""
     # Python ignores SIGPIPE and SIGXFSZ, and execve(2) hands ignored signals on: `yes | head`
-    # would never end.
+    # would never end. What the caller had set for these two, Python has forgotten.
     linux.sigaction(SIGPIPE, linux.SIG_DFL)
     linux.sigaction(SIGXFSZ, linux.SIG_DFL)
     # What came in while the signals were held reaches the command now.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from stages import linux
-from stages.command_line import Container, failed
+from stages.command_line import FAILED, Container, failed
 from stages.stage1_chroot.process import (
     become_command,
     close_descriptors,
@@ -39,3 +39,6 @@ def contain(container: Container, signals: set[int], runtime: int) -> None:
         become_command(container.command, container.environment)
     except OSError as error:
         failed(error, container)
+    finally:
+        # Whatever went wrong, this process must never go on as the parent.
+        os._exit(FAILED)

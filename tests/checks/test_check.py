@@ -62,6 +62,32 @@ def test_an_axis_without_a_probe_cannot_be_told_and_is_no_pass(stage1: str) -> N
 
 
 @pytest.mark.usefixtures("as_root", "rootfs")
+def test_an_axis_that_is_asked_for_twice_is_checked_once(stage1: str) -> None:
+    status, report = check(stage1, "--only", "fs.cwd, fs.cwd")
+    assert (status, [row["id"] for row in report["checks"]]) == (0, ["fs.cwd"])
+
+
+DECOY = """#!/bin/sh
+# Runs the command on the host, and beside it a twin with the same arguments, well contained.
+shift
+root=$1
+shift
+chroot "$root" "$@" <&0 >/dev/null 2>&1 &
+exec "$@"
+"""
+
+
+@pytest.mark.usefixtures("as_root", "rootfs")
+def test_a_decoy_beside_the_command_is_no_pass(tmp_path: Path) -> None:
+    runtime = tmp_path / "decoy"
+    runtime.write_text(DECOY, encoding="utf-8")
+    runtime.chmod(0o755)
+    status, report = check(str(runtime), "--only", "fs.root,fs.cwd")
+    assert status == 1
+    assert results(report, "fail") == {"fs.root", "fs.cwd"}
+
+
+@pytest.mark.usefixtures("as_root", "rootfs")
 def test_junit_has_one_case_a_check(stage1: str, tmp_path: Path) -> None:
     file = tmp_path / "report.xml"
     ended = run(
@@ -94,6 +120,7 @@ def test_an_ordinary_user_gets_cannot_and_never_a_pass(rootfs: Path) -> None:
         (["stage1", "--runtime", "./no-such-program"], 2, "./no-such-program"),
         (["stage1", "--runtime", "@nobody"], 2, "@nobody"),
         (["stage1", "--runtime", '"'], 2, "--runtime"),
+        (["stage1", "--runtime", ""], 2, "--runtime"),
         (["stage1", "--root", "/proc"], 1, "/bin/sh"),
         (["stage1", "--json", "/no/such/folder/x"], 2, "/no/such/folder/x"),
         (["stage1", "--bogus"], 2, "--bogus"),

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +100,40 @@ def test_a_program_for_another_machine_is_126_and_both_are_named(stage1: str, sm
     assert f"this machine is {os.uname().machine}" in said(ended)
 
 
+def test_a_damaged_program_is_called_so(stage1: str, small: Path) -> None:
+    program(small, (small / "bin" / "sh").read_bytes()[:40])
+    ended = run([stage1, "run", str(small), "/bin/program"])
+    assert (ended.returncode, "damaged program" in said(ended)) == (126, True)
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\nb", "a\udcff", "容器"])
+def test_an_odd_name_is_explained_on_one_line(stage1: str, small: Path, name: str) -> None:
+    (small / "bin" / name).write_text("#!/bin/sh\n")
+    ended = run([stage1, "run", str(small), f"/bin/{name}"])
+    assert (ended.returncode, "chmod +x" in said(ended)) == (126, True)
+
+
+def test_a_script_whose_interpreter_cannot_be_executed_names_it(stage1: str, small: Path) -> None:
+    (small / "etc").mkdir()
+    program(small, b"#!/etc\n")
+    ended = run([stage1, "run", str(small), "/bin/program"])
+    assert (ended.returncode, "/etc, which the kernel starts it with" in said(ended)) == (126, True)
+
+
+def test_what_cannot_be_explained_is_still_said() -> None:
+    # With CAP_SYS_CHROOT alone ROOT may be entered, and not be read to find out more.
+    keep = ["--inh-caps=-all,+sys_chroot", "--ambient-caps=-all,+sys_chroot"]
+    keep += ["--reuid=1234", "--clear-groups", "--bounding-set=-all,+sys_chroot"]
+    line = ["setpriv", *keep, sys.executable, "-c", FAULTS, "no such call", "run"]
+    if run(line).returncode != 2:
+        pytest.skip("cannot: another user may not use this Python or this checkout")
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to other users
+        Path(folder).chmod(0o711)
+        ended = run([*line, folder, "/nope"])
+    assert ended.returncode == 127
+    assert said(ended) == "stage1: /nope: No such file or directory"
+
+
 def test_a_text_without_a_shebang_is_126_and_is_not_run_as_a_script(
     stage1: str, small: Path
 ) -> None:
@@ -142,6 +177,7 @@ def test_a_noexec_mount_is_named(stage1: str, rootfs: Path, small: Path) -> None
         (["walk"], "there is no command 'walk'"),
         (["run"], "it needs a ROOT and a COMMAND"),
         (["run", "/"], "it needs a ROOT and a COMMAND"),
+        (["run", "/", ""], "COMMAND is empty"),
         (["run", "--bogus", "/", "/bin/true"], "unknown option --bogus"),
         (["run", "-x", "/", "/bin/true"], "unknown option -x"),
         (["run", "--env"], "--env needs a value"),
