@@ -138,7 +138,7 @@ def test_bad_input_is_one_clear_answer(arguments: list[str], status: int, what: 
 def test_a_signal_ends_it_and_leaves_nothing(name: str, stage1: str) -> None:
     before = machine()
     process = subprocess.Popen([LABRUN, "check", "stage1"], stdout=subprocess.DEVNULL)
-    time.sleep(1.5)
+    _wait_for_a_bench_of(process.pid)
     process.send_signal(getattr(signal, name))
     assert process.wait(20) == 130
     assert machine() == before
@@ -148,10 +148,7 @@ def test_a_signal_ends_it_and_leaves_nothing(name: str, stage1: str) -> None:
 def test_what_sigkill_leaves_is_in_the_ledger_and_clean_removes_it() -> None:
     before = machine()
     process = subprocess.Popen([LABRUN, "check", "stage1"], stdout=subprocess.DEVNULL)
-    for _ in range(200):
-        if _groups_of(process.pid):
-            break
-        time.sleep(0.05)
+    _wait_for_a_bench_of(process.pid)
     process.kill()
     process.wait()
     left = _groups_of(process.pid)
@@ -162,6 +159,15 @@ def test_what_sigkill_leaves_is_in_the_ledger_and_clean_removes_it() -> None:
     _clean_up_after(process.pid)
     assert not any(path.exists() for path in left)
     assert machine() == before
+
+
+def _wait_for_a_bench_of(pid: int) -> None:
+    """Wait until a run is in the middle of its work: it has made a cgroup."""
+    for _ in range(600):
+        if _groups_of(pid):
+            return
+        time.sleep(0.05)
+    raise AssertionError("labrun check has made no bench in half a minute")
 
 
 def _groups_of(pid: int) -> list[Path]:
