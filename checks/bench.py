@@ -104,9 +104,10 @@ class Bench:
                 finally:
                     # Whatever went wrong, this process must never go on as a second judge.
                     os._exit(1)
-        # Pid 1 lives as long as somebody has the other end of its pipe: us.
-        stack.callback(_await_end, outer)
-        stack.callback(os.close, held)
+            # Pid 1 lives as long as somebody has the other end of its pipe: us. A Ctrl-C that was
+            # held back comes when this block ends, and must find how to take the bench down.
+            stack.callback(_await_end, outer)
+            stack.callback(os.close, held)
         os.close(hold)
         os.close(answer)
         with os.fdopen(report, "rb") as pipe:
@@ -255,7 +256,7 @@ def _await_end(outer: int) -> None:
         for child in _children_of(os.getpid()):
             if child != outer and visitor.status_fields(child)["State"].startswith("Z"):
                 os.waitpid(child, os.WNOHANG)
-        time.sleep(0.005)
+        time.sleep(0.005)  # nothing tells a process of two events at once: its end, and a zombie
 
 
 def tree(root: str) -> Iterator[str]:

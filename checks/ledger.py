@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FOLDER = Path("/run/labrun")
-KINDS = ("cgroup", "folder")
 
 
 class Page:

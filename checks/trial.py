@@ -70,7 +70,7 @@ class Container:
         while self.alive():
             if time.monotonic() > until:
                 return False
-            time.sleep(0.02)
+            time.sleep(0.02)  # it is not our child: the kernel tells its parent, not us
         return True
 
     def alive(self) -> bool:
@@ -96,7 +96,7 @@ class Trial:
             return self.bench.popen(
                 self.runtime.argv(request, self.bench),
                 environment=self.runtime.environment(request),
-                **streams,  # type: ignore[arg-type]
+                **streams,  # type: ignore[arg-type]  # popen() checks them
             )
         except (FileNotFoundError, PermissionError) as error:
             why = say("runtime.cannot_start", runtime=self.runtime.name, reason=error.strerror)

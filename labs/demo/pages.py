@@ -8,6 +8,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from checks.model import Verdict
+from labs import verdicts
 from labs.demo import boxes
 from labs.demo.engine import Played
 from labs.demo.screen import Screen
@@ -109,7 +110,7 @@ def verdict(screen: Screen, done: Played) -> Blocks:
             line = Text.assemble(sign, line[sign.cell_len :])
         blocks.append(line)
     if not done.as_expected and done.step.expected is not Verdict.KEPT:
-        expected = say(f"demo.verdict_{done.step.expected}")
+        expected = verdicts.word(done.step.expected)
         blocks.append(screen.prose(say("demo.unexpected", expected=expected)))
     return blocks
 

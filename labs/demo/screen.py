@@ -12,21 +12,11 @@ from checks.model import Verdict
 from labs import texts
 from labs.demo.wrap import wrap
 from labs.texts import say
+from labs.verdicts import SIGNS, word
 
 WIDEST = 120
 PROSE = 92
 """Columns of a paragraph at most: longer lines lose the reader."""
-
-SIGNS = {
-    # verdict: its sign and its colour, one of the eight that a light terminal shows, too
-    Verdict.ISOLATED: ("✓", "green"),
-    Verdict.LEAKS: ("✗", "red"),
-    Verdict.LIMITED: ("≤", "cyan"),
-    Verdict.UNLIMITED: ("✗", "red"),
-    Verdict.KEPT: ("✓", "green"),
-    Verdict.BROKEN: ("✗", "red"),
-    Verdict.UNKNOWN: ("?", "dim"),
-}
 
 PLAIN = {"·": "-", "…": "~", "—": "-", "›": ">", "→": ">", "×": "x"}
 """What stands for a character that the output can't spell: as wide as it is."""
@@ -114,6 +104,8 @@ class Screen:
 
     def sign(self, verdict: Verdict) -> Text:
         """Return a verdict's sign and word; the word alone where signs can't be spelled."""
-        sign, style = SIGNS[verdict]
-        word = say(f"demo.verdict_{verdict}")
-        return Text(f"{sign} {word}" if self.spells else word, style=f"bold {style}")
+        sign, _, style = SIGNS[verdict]
+        # A step's promise is that something comes out as it was said to.
+        promise = {Verdict.KEPT: "demo.verdict_kept", Verdict.BROKEN: "demo.verdict_broken"}
+        said = say(promise[verdict]) if verdict in promise else word(verdict)
+        return Text(f"{sign} {said}" if self.spells else said, style=f"bold {style}")
