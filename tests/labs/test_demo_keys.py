@@ -212,7 +212,7 @@ def test_however_it_is_stopped_nothing_is_left(
     segments = Path("/proc/sysvipc/shm")
     mounts = Path("/proc/self/mountinfo").read_text()
     demo = terminal("shm", "--lang", "en")
-    segment = re.search(r"number +(\d+)", demo.see("your guess"))
+    segment = re.search(r"number\s+(\d+)", demo.see("your guess"))
     demo.press("c", r"LEAKS(.|\n)*\? help")
     made = demo.made()
     assert segment
@@ -251,7 +251,7 @@ def test_ctrl_c_while_it_runs_is_taken_by_the_demo_alone(
 def test_after_a_kill_clean_removes_what_is_left(terminal: type[Terminal]) -> None:
     """A folder with a canary, and empty cgroups: no mount, process or segment outlives it."""
     demo = terminal("shm", "--lang", "en")
-    segment = re.search(r"number +(\d+)", demo.see("your guess"))
+    segment = re.search(r"number\s+(\d+)", demo.see("your guess"))
     made = demo.made()
     demo.press("c", r"LEAKS(.|\n)*\? help")
     assert segment
