@@ -1,4 +1,7 @@
-"""`labrun`: the command line. Each command lives in a room of its own, loaded when it is called."""
+"""`labrun`: the command line. Each command lives in a room of its own, loaded when it is called.
+
+What `--help` says of each command and option stands in labs/texts/cli.toml, in both languages.
+"""
 
 import os
 import signal
@@ -8,44 +11,33 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from labs import texts
+from labs import texts, usage
 from labs.errors import FAILED, USAGE, Refused
 
-app = typer.Typer(
+app = usage.App(
     name="labrun",
-    help="From chroot to a container, in five stages that you can measure.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Language = Annotated[
-    Literal["en", "zh"] | None,
-    typer.Option("--lang", help="The language: English or 简体中文 (default: the locale's)."),
-]
-NoInput = Annotated[bool, typer.Option("--no-input", help="Ask nothing, wait for nothing.")]
-JsonFile = Annotated[
-    str | None, typer.Option("--json", metavar="FILE", help="Write the results here; - is stdout.")
-]
+Language = Annotated[Literal["en", "zh"] | None, typer.Option("--lang", metavar="en|zh")]
+NoInput = Annotated[bool, typer.Option("--no-input")]
+JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE")]
+Root = Annotated[Path | None, typer.Option(metavar="DIR")]
 
 
 def stage(number: int) -> None:
     """Add the command `stageN`, which plays that stage's demo."""
 
-    @app.command(f"stage{number}", help=f"Play the demo of stage {number}.")
+    @app.command(f"stage{number}")
     def play(
-        steps: Annotated[
-            list[str] | None, typer.Argument(metavar="[STEP]...", help="Play these steps only.")
-        ] = None,
+        steps: Annotated[list[str] | None, typer.Argument(metavar="STEP")] = None,
         no_input: NoInput = False,
         json: JsonFile = None,
-        runtime: Annotated[
-            str | None, typer.Option(metavar="CMD", help="A runtime of your own, by its command.")
-        ] = None,
-        root: Annotated[
-            Path | None, typer.Option(metavar="DIR", help="The root file system to use.")
-        ] = None,
+        runtime: Annotated[str | None, typer.Option(metavar="CMD")] = None,
+        root: Root = None,
         lang: Language = None,
     ) -> None:
         from labs import demo
@@ -69,17 +61,8 @@ for _number in (1,):
 
 @app.command()
 def rootfs(
-    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put it.")] = Path(
-        "rootfs"
-    ),
-    source: Annotated[
-        str,
-        typer.Option(
-            "--from",
-            metavar="SOURCE",
-            help="busybox, docker, docker:IMAGE, a tarball, or an OCI layout.",
-        ),
-    ] = "busybox",
+    directory: Annotated[Path, typer.Argument(metavar="DIR")] = Path("rootfs"),
+    source: Annotated[str, typer.Option("--from", metavar="SOURCE")] = "busybox",
     lang: Language = None,
 ) -> None:
     """Make a root file system."""
@@ -100,23 +83,12 @@ def doctor(json: JsonFile = None, lang: Language = None) -> None:
 
 @app.command()
 def check(
-    stages: Annotated[
-        list[str] | None, typer.Argument(metavar="[STAGE]...", help="stage1 … stage5.")
-    ] = None,
-    runtime: Annotated[
-        str | None,
-        typer.Option(metavar='"CMD"|@PEER', help="What to judge (default: the stage itself)."),
-    ] = None,
-    root: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The root file system to use.")
-    ] = None,
-    only: Annotated[
-        str | None, typer.Option(metavar="ID,...", help="These axes only, of any stage.")
-    ] = None,
+    stages: Annotated[list[str] | None, typer.Argument(metavar="STAGE")] = None,
+    runtime: Annotated[str | None, typer.Option(metavar='"CMD"|@PEER')] = None,
+    root: Root = None,
+    only: Annotated[str | None, typer.Option(metavar="ID,...")] = None,
     json: JsonFile = None,
-    junit: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write JUnit XML here.")
-    ] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
     no_input: NoInput = False,
     lang: Language = None,
 ) -> None:
@@ -137,15 +109,14 @@ def check(
     )
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    options_metavar="[OPTIONS] [PYTEST-ARG]...",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
 def test(
     context: typer.Context,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Also what needs peers, other Pythons, a browser, a VM.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Install what is needed without asking.")] = (
-        False
-    ),
+    everything: Annotated[bool, typer.Option("--all")] = False,
+    yes: Annotated[bool, typer.Option("--yes")] = False,
 ) -> None:
     """Run the project's own tests and linters; further arguments go to pytest."""
     from labs import selftest
@@ -155,8 +126,8 @@ def test(
 
 @app.command()
 def clean(
-    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run")] = False,
     lang: Language = None,
 ) -> None:
     """Remove what a killed run left behind: only what labrun tagged as its own."""
@@ -195,6 +166,6 @@ def main() -> NoReturn:
     except Exception as error:
         if not hasattr(error, "show"):
             raise
-        error.show()
+        usage.complain(error)
         status = getattr(error, "exit_code", USAGE)
     sys.exit(status)
