@@ -125,6 +125,20 @@ def test(
 
 
 @app.command()
+def docs(
+    build: Annotated[Path | None, typer.Option(metavar="DIR")] = None,
+    refresh: Annotated[bool, typer.Option("--refresh")] = False,
+    port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535)] = 8000,
+    lang: Language = None,
+) -> None:
+    """Serve the site on this machine, or write it to a folder."""
+    from labs import docs
+
+    texts.speak(lang)
+    sys.exit(docs.command(build=build, refresh=refresh, port=port))
+
+
+@app.command()
 def clean(
     yes: Annotated[bool, typer.Option("--yes")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run")] = False,

@@ -20,14 +20,16 @@ UNITS = ("docker.service", "docker.socket", "containerd.service")
 
 @dataclass(frozen=True)
 class Package:
-    """A package of the distribution, the program for which it is wanted, and why."""
+    """A package of the distribution, the program (or path) for which it is wanted, and why."""
 
     name: str
     program: str
     why: str
 
     def missing(self) -> bool:
-        """Tell whether its program is not to be found, /usr/sbin included."""
+        """Tell whether its program or path is not to be found, /usr/sbin included."""
+        if self.program.startswith("/"):
+            return not os.path.exists(self.program)
         path = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
         return shutil.which(self.program, path=path) is None
 
@@ -37,7 +39,13 @@ PEERS = [
     Package("bubblewrap", "bwrap", "the peer @bwrap"),
     Package("docker.io", "dockerd", "the peer @docker, and the article's docker export"),
 ]
-"""What `labrun test --all` needs; a room that needs more adds its rows here."""
+"""The runtimes that the checks are calibrated on."""
+
+BROWSER = [
+    Package("chromium", "chromium", "the site's pages, in a real browser"),
+    Package("fonts-noto-cjk", "/usr/share/fonts/opentype/noto", "its Chinese pages"),
+]
+"""What looks at the site."""
 
 
 def running(names: tuple[str, ...] = DAEMONS) -> set[int]:

@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from labs import packages
+from labs import packages, tools
 from labs.errors import CANNOT, FAILED, USAGE, Refused
 from labs.paths import CHECKOUT, cache
 from labs.privilege import as_owner, environment, owns_checkout
 
 PYTHONS = ("3.11", "3.12", "3.13")
 """The versions that the tests must pass on: those of pyproject.toml's `requires-python` on."""
-
-DEV_LOCK = CHECKOUT / "requirements-dev.lock"
 
 LINTERS: tuple[tuple[str, ...], ...] = (
     ("ruff", "check"),
@@ -33,7 +31,7 @@ LINTERS: tuple[tuple[str, ...], ...] = (
 )
 """What must have nothing to say; programs of the environment, started in the checkout."""
 
-CORE = ("-m", "not peers", "-n", "auto", "--dist", "loadgroup")
+CORE = ("-m", "not peers and not browser", "-n", "auto", "--dist", "loadgroup")
 """Tests that can't run beside each other share a mark: `@pytest.mark.xdist_group("machine")`."""
 
 
@@ -94,49 +92,6 @@ class Room:
 def say(text: str) -> None:
     """Print a line of our own, before whatever a child prints next."""
     print(text, flush=True)
-
-
-# ---- the environment ----------------------------------------------------------------------------
-
-
-def install_tools() -> None:
-    """Install the linters and the tests' tools from their lock, unless they are here already."""
-    note = environment() / ".labrun" / "installed-dev"
-    lock = DEV_LOCK.read_text()
-    if note.exists() and note.read_text() == lock:
-        return
-    say("labrun: installing the linters and the tests' tools, once")
-    owner = as_owner()
-    done = subprocess.run(
-        [
-            *(environment() / "bin" / "python", "-I", "-m", "pip", "install", "--no-input"),
-            *("--quiet", "--progress-bar", "off", "--disable-pip-version-check"),
-            *("--require-hashes", "--only-binary", ":all:", "-r", DEV_LOCK),
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-        **owner,
-    )
-    if done.returncode != 0:
-        print(done.stdout, end="", file=sys.stderr)
-        raise Refused(
-            "installing the tests' tools",
-            f"pip ended with {done.returncode}, see above",
-            "run `./labrun test` again when that is mended",
-            status=CANNOT,
-        )
-    # Written by the owner too: under sudo nothing of root's may stay in the environment.
-    subprocess.run(
-        ["/bin/sh", "-c", 'cat >"$0.new" && mv -f -- "$0.new" "$0"', note],
-        input=lock,
-        text=True,
-        check=True,
-        **owner,
-    )
 
 
 # ---- linters ------------------------------------------------------------------------------------
@@ -219,6 +174,14 @@ def peers(run: Run) -> None:
     """Run the tests that need the real runtimes, one after the other: they share the machine."""
     say("labrun: tests with peers")
     pytest(run, "tests with peers", ["-m", "peers", "-n", "0"])
+
+
+def site(run: Run) -> None:
+    """Build the site with both of its tools, and look at every page in a real browser."""
+    say("labrun: the site, in a browser")
+    tools.install("docs")
+    tools.install("browser")
+    pytest(run, "the site", ["-m", "browser", "-n", "auto"])
 
 
 # ---- other Pythons ------------------------------------------------------------------------------
@@ -358,10 +321,11 @@ def ordinary(run: Run) -> None:
 ROOMS = (
     Room("the linters and the core tests", list, core),
     Room("the tests with peers", lambda: packages.PEERS, peers),
+    Room("the site, built by both of its tools, in a browser", lambda: packages.BROWSER, site),
     Room(f"the core tests on Python {', '.join(PYTHONS)}", python_packages, pythons),
     Room("the core tests as an ordinary user", list, ordinary),
 )
-"""What --all does, in order. A later room (the site in a browser, a VM) is one more row."""
+"""What --all does, in order. A later room (a VM) is one more row."""
 
 
 def prepare(*, yes: bool) -> None:
@@ -412,11 +376,11 @@ def command(args: list[str], *, everything: bool, yes: bool) -> int:
     if args and everything:
         raise Refused("labrun test", "--all takes no arguments for pytest", status=USAGE)
     if args:
-        install_tools()
+        tools.install("dev")
         return run_pytest(args)
     if everything:
         prepare(yes=yes)
-    install_tools()
+    tools.install("dev")
     with tempfile.TemporaryDirectory(prefix="labrun-test-") as folder:
         run = Run(Path(folder))
         for room in ROOMS if everything else ROOMS[:1]:

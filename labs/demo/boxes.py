@@ -33,14 +33,24 @@ def sides(screen: Screen, done: Played, room: int) -> RenderableType:
     """Return both boxes, each with at most `room` lines inside where the output is longer."""
     stacked = screen.width < NARROW
     width = screen.width if stacked else screen.width // 2
-    host = _content(done, done.host_command, done.host, "# ", width, room)
-    container = _content(done, done.command, done.container, "/ # ", width, room)
+    host, container = both(done, width - FRAME, room)
     if stacked:
         return Group(_box("host", host, width), _box("container", container, width))
     height = max(len(host.plain.splitlines()), len(container.plain.splitlines())) + 2
     grid = Table.grid(padding=0)
     grid.add_row(_box("host", host, width, height), _box("container", container, width, height))
     return grid
+
+
+def both(done: Played, width: int, room: int) -> tuple[Text, Text]:
+    """Return what a terminal of that width would show on the host, and in the container.
+
+    At most `room` lines each, where that leaves three of the output.
+    """
+    return (
+        _content(done, done.host_command, done.host, "# ", width, room),
+        _content(done, done.command, done.container, "/ # ", width, room),
+    )
 
 
 def _box(name: str, content: Text, width: int, height: int | None = None) -> Panel:
@@ -56,10 +66,9 @@ def _box(name: str, content: Text, width: int, height: int | None = None) -> Pan
 
 
 def _content(
-    done: Played, command: Sequence[str], ended: Ended, prompt: str, width: int, room: int
+    done: Played, command: Sequence[str], ended: Ended, prompt: str, inner: int, room: int
 ) -> Text:
     """Return what a terminal would show: the command behind a prompt, then what it printed."""
-    inner = width - FRAME
     written = Text(no_wrap=True, overflow="crop")
     # What begins with a space goes on from the line before, as it would in a shell.
     typed = [

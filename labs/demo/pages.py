@@ -120,11 +120,18 @@ def _did(screen: Screen, demo: Demo, done: Played) -> Blocks:
     label = say("demo.did")
     if not done.calls:
         return [screen.prose(say("demo.no_calls"), label)]
-    shown = [call.short(done.places["root"]) for call in those(done.calls, demo.calls)]
+    shown, missing = did(demo, done)
     text = " · ".join(shown)
-    if done.step.missing and not called(done.calls, done.step.missing):
-        text += " " + say("demo.missing", call=done.step.missing)
+    if missing:
+        text += " " + say("demo.missing", call=missing)
     return [screen.prose(text, label)]
+
+
+def did(demo: Demo, done: Played) -> tuple[Sequence[str], str]:
+    """Return the calls that did it, in few words each, and the one that is missing, or ""."""
+    shown = [call.short(done.places["root"]) for call in those(done.calls, demo.calls)]
+    missing = done.step.missing
+    return shown, "" if called(done.calls, missing) else missing
 
 
 def _why(screen: Screen, done: Played, guess: str) -> Blocks:

@@ -198,7 +198,7 @@ def test_in_the_background_tests_can_still_be_interrupted(
     for name in (signal.SIGINT, signal.SIGQUIT):
         request.addfinalizer(functools.partial(signal.signal, name, signal.getsignal(name)))
         signal.signal(name, signal.SIG_IGN)
-    monkeypatch.setattr(selftest, "install_tools", lambda: None)
+    monkeypatch.setattr(selftest.tools, "install", lambda group: None)
     monkeypatch.setattr(selftest, "run_pytest", lambda words: 0)
     selftest.command(["x"], everything=False, yes=False)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,0 +1,42 @@
+"""The code that a page shows: functions, cut out of the source by name, their lines marked.
+
+docs/code.toml lists them. A mark is the text of a line that the page explains: ① stands at the
+end of the first, ② of the second. A mark that stands nowhere, or twice, fails the recording.
+"""
+
+import ast
+import tomllib
+from pathlib import Path
+
+from labs.errors import Refused
+from labs.paths import CHECKOUT
+
+NUMBERS = "①②③④⑤⑥⑦⑧⑨"
+
+
+def all_of(listed: Path) -> dict[str, str]:
+    """Return what each listed function becomes, a fenced block by its file's name.
+
+    Raises Refused for a function or a mark that isn't there.
+    """
+    rows = tomllib.loads(listed.read_text(encoding="utf-8"))
+    return {f"{name}.md": _block(name, row["file"], row["marks"]) for name, row in rows.items()}
+
+
+def _block(name: str, file: str, marks: list[str]) -> str:
+    lines = _source(name, file).splitlines()
+    for number, mark in zip(NUMBERS, marks, strict=False):
+        found = [n for n, line in enumerate(lines) if mark in line]
+        if len(found) != 1:
+            raise Refused(f"{file}, {name}", f"{len(found)} lines have {mark!r}", "docs/code.toml")
+        lines[found[0]] += f"  # {number}"
+    return "\n".join([f'```python title="{file}"', *lines, "```", ""])
+
+
+def _source(name: str, file: str) -> str:
+    """Return a function's source, or an assignment's, with the indentation that it has."""
+    text = (CHECKOUT / file).read_text(encoding="utf-8")
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return ast.get_source_segment(text, node) or ""
+    raise Refused(f"{file}, {name}", "there is no such function", "docs/code.toml")

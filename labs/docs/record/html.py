@@ -1,0 +1,108 @@
+"""A recorded step as HTML: text that can be selected, and that follows the page's colours."""
+
+from collections.abc import Mapping
+from html import escape
+
+from rich.console import Console
+from rich.text import Text
+
+from checks.model import Verdict, axes
+from labs import texts, verdicts
+from labs.demo import boxes, pages
+from labs.demo.engine import Played
+from labs.demo.screen import Screen
+from labs.demo.script import Demo
+from labs.texts import say
+
+WIDTH = 58
+"""Columns of a side: two stand beside each other on a desktop's page, one fills a phone's twice."""
+ROOM = 14
+
+
+def spans(text: Text, console: Console) -> str:
+    """Return a text as HTML: what is bold, and what is dim."""
+    written = ""
+    for segment in text.render(console):
+        piece = escape(segment.text, quote=False)
+        style = segment.style
+        if style and style.bold:
+            piece = f"<b>{piece}</b>"
+        if style and style.dim:
+            piece = f"<i>{piece}</i>"
+        written += piece
+    return written
+
+
+def _code(text: str) -> str:
+    return f"<code>{escape(text, quote=False)}</code>"
+
+
+def step(screen: Screen, demo: Demo, done: Played) -> str:
+    """Return what happened in a step: both sides, the verdict with its evidence, and the calls."""
+    host, container = boxes.both(done, WIDTH, ROOM)
+    lines = ['<figure class="played">', '<div class="sides">']
+    for name, side in (("host", host), ("container", container)):
+        label = escape(say(f"demo.{name}"))
+        lines.append(
+            f'<div class="side {name}"><p>{label}</p><pre tabindex="0" aria-label="{label}">'
+            f"<code>{spans(side, screen.out)}</code></pre></div>"
+        )
+    lines += ["</div>", "<figcaption>"]
+    sign = escape(screen.sign(done.finding.verdict).plain)
+    facts = "".join(f"<li>{escape(fact, quote=False)}</li>" for fact in done.finding.evidence)
+    lines.append(f'<p class="verdict {done.finding.verdict.value}">{sign}</p><ul>{facts}</ul>')
+    calls, missing = pages.did(demo, done)
+    did = " · ".join(map(_code, calls))
+    if missing:
+        did += " " + say("demo.missing", call=_code(missing))
+    lines.append(f'<p class="did">{escape(say("demo.did"))} {did}</p>')
+    return "\n".join([*lines, "</figcaption>", "</figure>", ""])
+
+
+def predictions(demo: Demo) -> str:
+    """Return each step's question with its choices, and none of the answers."""
+    items = []
+    for asked in demo.steps:
+        choices = "".join(
+            f"<li>{escape(str(choice.text), quote=False)}</li>" for choice in asked.choices.values()
+        )
+        items.append(
+            f"<li><b>{escape(str(asked.title), quote=False)}</b> "
+            f'{_prose(str(asked.question))}<ol type="a">{choices}</ol></li>'
+        )
+    return "\n".join(['<ol class="predict">', *items, "</ol>", ""])
+
+
+def _prose(text: str) -> str:
+    """Return a sentence with its `code` as HTML has it."""
+    parts = escape(text, quote=False).split("`")
+    return "".join(f"<code>{part}</code>" if n % 2 else part for n, part in enumerate(parts))
+
+
+def measured(before: Mapping[str, Verdict], after: Mapping[str, Verdict]) -> str:
+    """Return the axes as a table: without a container, in this stage, and who closes the rest."""
+    names = ("axis", "before", "after", "closes")
+    heads = "".join(f'<th scope="col">{escape(say(f"demo.column_{name}"))}</th>' for name in names)
+    rows = []
+    for axis, verdict in after.items():
+        row = axes()[axis]
+        title = escape(row.title[texts.language()], quote=False)
+        closes = "" if verdict is Verdict.ISOLATED else say(f"demo.stage{row.stage}")
+        rows.append(
+            f'<tr><th scope="row"><code>{axis}</code><br>{title}</th>'
+            f"<td>{_sign(before[axis])}</td><td>{_sign(verdict)}</td><td>{escape(closes)}</td></tr>"
+        )
+    lines = [
+        '<div class="scrolls" tabindex="0"><table class="measured">',
+        f"<thead><tr>{heads}</tr></thead>",
+        "<tbody>",
+        *rows,
+        "</tbody></table></div>",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _sign(verdict: Verdict) -> str:
+    sign = verdicts.SIGNS[verdict][0]
+    return f'<span class="verdict {verdict.value}">{sign} {escape(verdicts.word(verdict))}</span>'

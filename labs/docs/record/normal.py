@@ -1,0 +1,127 @@
+"""What differs from run to run, and from machine to machine, made the same everywhere.
+
+Only names and numbers that mean nothing by themselves: canaries' names, numbers of namespaces and
+devices, where this checkout lies, the kernel's release. What was measured is never touched.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from checks.model import Finding
+from checks.trial import Ended
+from labs.demo.engine import Played
+from labs.demo.trace import Call
+from labs.docs.record import labhost
+from labs.paths import CHECKOUT
+
+HOME = "/home/you/labrun"
+"""Where a reader's checkout may lie."""
+KERNEL = "6.12.0"
+"""A kernel's release."""
+NONCE = re.compile(r"\b(labrun|canary|secret)-([0-9a-f]{12})\b")
+NAMESPACE = re.compile(r"\b([a-z_]+):\[(\d{10})\]")
+DEVICE = re.compile(r"(device|设备) (\d+:\d+)")
+PROCESS = re.compile(r"(/proc/|kill -0 |kill\()(\d+)\b")
+LISTED = re.compile(r"^( *\d+)(?= root )", re.MULTILINE)
+"""A process in the output of `ps`."""
+TRACED = re.compile(r"(?m)(^\[|fork\(\) = |getppid\(\) = |P_PID, )(\d+)\b")
+FIRST_NONCE = 0x51B9C40D7E23
+FIRST_NAMESPACE = 4026531840
+
+
+class Normal:
+    """Replaces what differs, and each thing by the same wherever it comes again."""
+
+    def __init__(self, kept: int = 2) -> None:
+        """Begin with nothing known; processes up to `kept` came in order, and keep their pids."""
+        self.kept = kept
+        self.known: dict[str, str] = {}
+        self.counts: dict[str, int] = {}
+        words = [os.fsdecode(w) for w in Path("/proc/self/cmdline").read_bytes().split(b"\0")[:-1]]
+        self.plain = {
+            " ".join(words): "python labrun stage1",
+            labhost.TEMPORARY: "/tmp",
+            str(Path(sys.executable).parent): f"{HOME}/.venv/bin",
+            str(CHECKOUT): HOME,
+            os.uname().release: KERNEL,
+        }
+
+    def _once(self, kind: str, found: str, make: Callable[[int], str]) -> str:
+        """Return what stands for `found`: made by its number among its kind, at the first time."""
+        if found not in self.known:
+            self.counts[kind] = self.counts.get(kind, -1) + 1
+            self.known[found] = make(self.counts[kind])
+        return self.known[found]
+
+    def __call__(self, text: str) -> str:
+        """Return a text as it would be anywhere else."""
+        for found, stands in self.plain.items():
+            text = text.replace(found, stands)
+        text = NONCE.sub(
+            lambda m: self._once(
+                "nonce", m[0], lambda n: f"{m[1]}-{(FIRST_NONCE * (n + 1)) % 16**12:012x}"
+            ),
+            text,
+        )
+        text = NAMESPACE.sub(
+            lambda m: self._once("namespace", m[0], lambda n: f"{m[1]}:[{FIRST_NAMESPACE + n}]"),
+            text,
+        )
+        text = PROCESS.sub(lambda m: m[1] + self.pid(m[2]), text)
+        text = LISTED.sub(lambda m: self.pid(m[1].strip()).rjust(len(m[1])), text)
+        return DEVICE.sub(
+            lambda m: f"{m[1]} " + self._once("device", m[2], lambda n: f"0:{40 + n}"), text
+        )
+
+    def trace(self, text: str) -> str:
+        """Return a trace as it would be anywhere else: the runtime's calls, then its child's.
+
+        The two run side by side, so their lines come in any order: the child's stand where it was
+        forked.
+        """
+        lines = self(text).splitlines()
+        runtime = lines[0].partition(" ")[0]
+        parent = [line for line in lines if line.startswith(runtime)]
+        child = [line for line in lines if not line.startswith(runtime)]
+        born = 1 + next(n for n, line in enumerate(parent) if "fork()" in line)
+        ordered = "\n".join([*parent[:born], *child, *parent[born:], ""])
+        return TRACED.sub(lambda m: m[1] + self.pid(m[2]), ordered)
+
+    def pid(self, found: str) -> str:
+        """Return what stands for a process."""
+        if int(found) <= self.kept:
+            return found
+        return self._once("pid", f"pid {found}", lambda n: str(self.kept + 1 + n))
+
+    def seconds(self, text: str) -> str:
+        """Return a text whose times all are the same."""
+        return re.sub(r"\d+\.\d s|\d+\.\d 秒", lambda m: f"3.0{m[0][-2:]}", text)
+
+    def ended(self, ended: Ended) -> Ended:
+        """Return a command's output as it would be anywhere else."""
+        return replace(
+            ended,
+            stdout=self(ended.stdout.decode("utf-8", "replace")).encode(),
+            stderr=self(ended.stderr.decode("utf-8", "replace")).encode(),
+        )
+
+    def played(self, done: Played) -> Played:
+        """Return a step that was played as it would have been anywhere else."""
+        finding = Finding(done.finding.verdict, tuple(map(self, done.finding.evidence)))
+        return replace(
+            done,
+            places={name: self(value) for name, value in done.places.items()},
+            command=[*map(self, done.command)],
+            host_command=[*map(self, done.host_command)],
+            host=self.ended(done.host),
+            container=self.ended(done.container),
+            finding=finding,
+            calls=[
+                Call(call.pid, call.name, self(call.arguments), self(call.result))
+                for call in done.calls
+            ],
+        )

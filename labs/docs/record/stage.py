@@ -1,0 +1,129 @@
+"""Record a stage's demo, in a language: `python -m labs.docs.record.stage STAGE LANGUAGE FOLDER`.
+
+Runs on a lab host (labhost.py), where it plays the demo as `labrun stageN` does on a machine.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.terminal_theme import TerminalTheme
+
+from checks.bench import Bench
+from labs import texts
+from labs.demo import engine, pages, script, summary
+from labs.demo.screen import Screen
+from labs.docs.record import html, labhost
+from labs.docs.record.normal import Normal
+from labs.stages import reference
+from labs.texts import say
+
+COLUMNS, LINES = 80, 24
+"""The terminal that a page shows a picture of."""
+PICTURED = {"stage1": "ip-route"}
+"""Each stage's most telling step."""
+PAPER, INK = (20, 27, 31), (222, 230, 232)
+RED, GREEN, YELLOW = (255, 123, 114), (126, 214, 140), (230, 190, 100)
+BLUE, MAGENTA, CYAN = (121, 170, 255), (210, 168, 255), (86, 205, 214)
+THEME = TerminalTheme(PAPER, INK, [PAPER, RED, GREEN, YELLOW, BLUE, MAGENTA, CYAN, INK])
+SVG = """\
+<svg class="terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg" role="img" \
+aria-label="TITLE">
+<style>
+.{unique_id}-matrix {{ font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; \
+font-size: {char_height}px; line-height: {line_height}px; }}
+{styles}
+</style>
+<defs>{lines}</defs>
+<rect width="{width}" height="{height}" rx="8" fill="#141b1f"/>
+<g transform="translate({terminal_x}, 18)">
+{backgrounds}
+<g class="{unique_id}-matrix">
+{matrix}
+</g>
+</g>
+</svg>
+"""
+"""rich's own format loads a font from elsewhere and draws a window around."""
+
+
+def main() -> None:
+    """Record one stage in one language into a folder; what all languages share comes out alike."""
+    stage, language, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    texts.speak(language)
+    normal = Normal()
+    shared = folder / stage
+    shared.mkdir(parents=True, exist_ok=True)
+    traced = subprocess.run(
+        [reference(stage), "run", "--trace", str(labhost.ROOT), "/bin/ip", "route"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (shared / "trace.txt").write_text(normal.trace(traced.stderr), encoding="utf-8")
+    _record(stage, folder / language / stage)
+
+
+def _record(stage: str, folder: Path) -> None:
+    """Play a stage's demo in the language in use, and write each of its steps."""
+    folder.mkdir(parents=True)
+    os.environ["COLUMNS"] = str(COLUMNS)
+    demo, screen = script.load(stage), Screen()
+    (folder / "predict.html").write_text(html.predictions(demo), encoding="utf-8")
+    with Bench(labhost.ROOT, machine=True) as bench:
+        stand = engine.Engine(engine.choose(stage, None), bench)
+        played = [stand.play(step) for step in demo.steps]
+        before = {axis: stand.before(axis) for axis in summary.measured(played)}
+    # Every process up to the canary was started one after the other.
+    normal = Normal(kept=bench.canaries.process)
+    for done in map(normal.played, played):
+        if not done.as_expected:
+            sys.exit(f"{done.step.id}: {done.finding.verdict.value}: {done.finding.evidence}")
+        (folder / f"{done.step.id}.html").write_text(
+            html.step(screen, demo, done), encoding="utf-8"
+        )
+        if done.step.id == PICTURED[stage]:
+            (folder / "screen.html").write_text(_picture(demo, done), encoding="utf-8")
+    (folder / "measured.html").write_text(
+        html.measured(before, summary.measured(played)), encoding="utf-8"
+    )
+    judged = subprocess.run(
+        [
+            *(Path(sys.executable).with_name("labrun"), "check", stage, "--no-input"),
+            *("--root", labhost.ROOT, "--lang", texts.language()),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (folder / "check.txt").write_text(normal.seconds(normal(judged.stdout)), encoding="utf-8")
+
+
+def _picture(demo: script.Demo, done: engine.Played) -> str:
+    """Return a step's page as it looks on a terminal, drawn by rich."""
+    screen = Screen()
+    console = Console(
+        record=True,
+        width=COLUMNS,
+        height=LINES,
+        file=open(os.devnull, "w"),  # noqa: SIM115
+        force_terminal=True,
+        color_system="standard",
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    head = pages.step_head(screen, demo, done.step, done.places["root"])
+    asked = [screen.prose(done.step.question.filled(done.places), style="bold")]
+    page = pages.result(screen, demo, done, done.step.right, rows=LINES - 2, head=head, asked=asked)
+    for block in page:
+        console.print(block, width=COLUMNS, crop=False)
+    title = f"{say('demo.stage', number=demo.number, title=demo.title)} · {done.step.title}"
+    drawn = SVG.replace("TITLE", title)
+    return console.export_svg(theme=THEME, code_format=drawn, unique_id="terminal")
+
+
+if __name__ == "__main__":
+    main()
