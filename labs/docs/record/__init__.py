@@ -37,11 +37,13 @@ def command() -> int:
 def record(target: Path) -> None:
     """Write every generated file of docs/ below `target`. Raises Refused where it can't be."""
     from labs.docs import commands
-    from labs.docs.record import code, labhost, tables
+    from labs.docs.record import code, labhost, pictures, tables
 
     for language in LANGUAGES:
         _write(target / language / "commands.md", commands.page(language))
         for name, text in tables.all_of(language).items():
+            _write(target / "generated" / language / name, text)
+        for name, text in pictures.all_of(DOCS / "pictures", language).items():
             _write(target / "generated" / language / name, text)
     for name, text in code.all_of(DOCS / "code.toml").items():
         _write(target / "generated" / "code" / name, text)

@@ -29,6 +29,7 @@ RED, GREEN, YELLOW = (255, 123, 114), (126, 214, 140), (230, 190, 100)
 BLUE, MAGENTA, CYAN = (121, 170, 255), (210, 168, 255), (86, 205, 214)
 THEME = TerminalTheme(PAPER, INK, [PAPER, RED, GREEN, YELLOW, BLUE, MAGENTA, CYAN, INK])
 SVG = """\
+<figure class="shot" tabindex="0">
 <svg class="terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg" role="img" \
 aria-label="TITLE">
 <style>
@@ -45,6 +46,7 @@ font-size: {char_height}px; line-height: {line_height}px; }}
 </g>
 </g>
 </svg>
+</figure>
 """
 """rich's own format loads a font from elsewhere and draws a window around."""
 
