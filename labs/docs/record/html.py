@@ -1,6 +1,6 @@
 """A recorded step as HTML: text that can be selected, and that follows the page's colours."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from rich.console import Console
@@ -14,8 +14,8 @@ from labs.demo.screen import Screen
 from labs.demo.script import Demo
 from labs.texts import say
 
-WIDTH = 58
-"""Columns of a side: two stand beside each other on a desktop's page, one fills a phone's twice."""
+WIDTH = 76
+"""Columns of a side, which fill a desktop's page; on a phone they are moved sideways."""
 ROOM = 14
 
 
@@ -49,7 +49,7 @@ def step(screen: Screen, demo: Demo, done: Played) -> str:
         )
     lines += ["</div>", "<figcaption>"]
     sign = escape(screen.sign(done.finding.verdict).plain)
-    facts = "".join(f"<li>{escape(fact, quote=False)}</li>" for fact in done.finding.evidence)
+    facts = "".join(f"<li>{_prose(fact)}</li>" for fact in done.finding.evidence)
     lines.append(f'<p class="verdict {done.finding.verdict.value}">{sign}</p><ul>{facts}</ul>')
     calls, missing = pages.did(demo, done)
     did = " · ".join(map(_code, calls))
@@ -59,16 +59,18 @@ def step(screen: Screen, demo: Demo, done: Played) -> str:
     return "\n".join([*lines, "</figcaption>", "</figure>", ""])
 
 
-def predictions(demo: Demo) -> str:
+def predictions(played: Sequence[Played]) -> str:
     """Return each step's question with its choices, and none of the answers."""
     items = []
-    for asked in demo.steps:
+    for done in played:
+        asked = done.step
         choices = "".join(
-            f"<li>{escape(str(choice.text), quote=False)}</li>" for choice in asked.choices.values()
+            f"<li>{_prose(choice.text.filled(done.places))}</li>"
+            for choice in asked.choices.values()
         )
         items.append(
-            f"<li><b>{escape(str(asked.title), quote=False)}</b> "
-            f'{_prose(str(asked.question))}<ol type="a">{choices}</ol></li>'
+            f"<li><b>{_prose(str(asked.title))}</b> {_prose(asked.question.filled(done.places))}"
+            f'<ol type="a">{choices}</ol></li>'
         )
     return "\n".join(['<ol class="predict">', *items, "</ol>", ""])
 

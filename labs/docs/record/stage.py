@@ -73,14 +73,15 @@ def _record(stage: str, folder: Path) -> None:
     folder.mkdir(parents=True)
     os.environ["COLUMNS"] = str(COLUMNS)
     demo, screen = script.load(stage), Screen()
-    (folder / "predict.html").write_text(html.predictions(demo), encoding="utf-8")
     with Bench(labhost.ROOT, machine=True) as bench:
         stand = engine.Engine(engine.choose(stage, None), bench)
         played = [stand.play(step) for step in demo.steps]
         before = {axis: stand.before(axis) for axis in summary.measured(played)}
     # Every process up to the canary was started one after the other.
     normal = Normal(kept=bench.canaries.process)
-    for done in map(normal.played, played):
+    played = [*map(normal.played, played)]
+    (folder / "predict.html").write_text(html.predictions(played), encoding="utf-8")
+    for done in played:
         if not done.as_expected:
             sys.exit(f"{done.step.id}: {done.finding.verdict.value}: {done.finding.evidence}")
         (folder / f"{done.step.id}.html").write_text(
