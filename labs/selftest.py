@@ -274,7 +274,8 @@ def copy_checkout(target: Path) -> None:
     """Copy the checkout, without its history and without what was made in it."""
     made = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache")
     shutil.copytree(CHECKOUT, target, symlinks=True, ignore=made)
-    shutil.rmtree(target / "rootfs", ignore_errors=True)
+    for made_there in ("rootfs", "site"):
+        shutil.rmtree(target / made_there, ignore_errors=True)
 
 
 def ordinary(run: Run) -> None:

@@ -68,7 +68,7 @@ def test_a_page_is_in_its_language(language: str, name: str) -> None:
 def test_every_section_has_an_id_that_both_languages_share(language: str, name: str) -> None:
     headings = page(language, name).headings
     assert [tag for tag, _ in headings].count("h1") == 1
-    assert [tag for tag, named in headings if tag != "h1" and not named] == []
+    assert [tag for tag, named in headings if not named] == []
     named = [id_ for _, id_ in headings if id_]
     assert len(named) == len(set(named))
 

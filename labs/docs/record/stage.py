@@ -4,10 +4,13 @@ Runs on a lab host (labhost.py), where it plays the demo as `labrun stageN` does
 """
 
 import os
+import re
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
@@ -49,6 +52,7 @@ font-size: {char_height}px; line-height: {line_height}px; }}
 </figure>
 """
 """rich's own format loads a font from elsewhere and draws a window around."""
+PIECE = re.compile(r'(<text [^>]*textLength=")([0-9.]+)"[^>]*>([^<]*)')
 
 
 def main() -> None:
@@ -125,7 +129,15 @@ def _picture(demo: script.Demo, done: engine.Played) -> str:
         console.print(block, width=COLUMNS, crop=False)
     title = f"{say('demo.stage', number=demo.number, title=demo.title)} · {done.step.title}"
     drawn = SVG.replace("TITLE", title)
-    return console.export_svg(theme=THEME, code_format=drawn, unique_id="terminal")
+    svg = console.export_svg(theme=THEME, code_format=drawn, unique_id="terminal")
+    return PIECE.sub(_as_wide_as_its_cells, svg)
+
+
+def _as_wide_as_its_cells(piece: re.Match[str]) -> str:
+    """Return a piece of text in its true width: rich counts characters, of which some are wide."""
+    text = unescape(piece[3])
+    width = float(piece[2]) / len(text) * cell_len(text)
+    return f"{piece[1]}{width:g}{piece[0][len(piece[1] + piece[2]) :]}"
 
 
 if __name__ == "__main__":
