@@ -72,7 +72,8 @@ def _furnish(rootfs: Path) -> None:
     kernel.mount("proc", "/proc", "proc", flags | kernel.MS_NOEXEC)
     for folder in ("/run", "/srv"):
         kernel.mount("tmpfs", folder, "tmpfs", flags, "mode=755,size=256m")
-    os.mkdir(TEMPORARY, 0o1777)
+    os.umask(0o022)
+    os.mkdir(TEMPORARY, 0o777)
     shutil.copytree(rootfs, ROOT, symlinks=True)
     kernel.sethostname(NAME)
     from pyroute2 import IPRoute

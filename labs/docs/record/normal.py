@@ -28,7 +28,7 @@ DEVICE = re.compile(r"(device|设备) (\d+:\d+)")
 PROCESS = re.compile(r"(/proc/|kill -0 |kill\()(\d+)\b")
 LISTED = re.compile(r"^( *\d+)(?= root )", re.MULTILINE)
 """A process in the output of `ps`."""
-TRACED = re.compile(r"(?m)(^\[|fork\(\) = |getppid\(\) = |P_PID, )(\d+)\b")
+TRACED = re.compile(r"(?m)(^\[|fork\(\) = |clone3\(.*\) = |getppid\(\) = |P_PID, )(\d+)\b")
 FIRST_NONCE = 0x51B9C40D7E23
 FIRST_NAMESPACE = 4026531840
 
@@ -80,15 +80,15 @@ class Normal:
     def trace(self, text: str) -> str:
         """Return a trace as it would be anywhere else: the runtime's calls, then its child's.
 
-        The two run side by side, so their lines come in any order: the child's stand where it was
-        forked.
+        The two run side by side, so their lines come in any order: the child's stand where the
+        runtime begins to wait for it.
         """
         lines = self(text).splitlines()
         runtime = lines[0].partition(" ")[0]
         parent = [line for line in lines if line.startswith(runtime)]
         child = [line for line in lines if not line.startswith(runtime)]
-        born = 1 + next(n for n, line in enumerate(parent) if "fork()" in line)
-        ordered = "\n".join([*parent[:born], *child, *parent[born:], ""])
+        waits = next(n for n, line in enumerate(parent) if "sigwaitinfo()" in line)
+        ordered = "\n".join([*parent[:waits], *child, *parent[waits:], ""])
         return TRACED.sub(lambda m: m[1] + self.pid(m[2]), ordered)
 
     def pid(self, found: str) -> str:
