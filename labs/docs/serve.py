@@ -34,21 +34,25 @@ def serve(port: int) -> int:
                 # Whoever is writing mends it and saves again.
                 print(f"labrun: {no}", file=sys.stderr)
 
+        class Server(LiveReloadServer):  # type: ignore[misc]
+            def server_activate(self) -> None:
+                """Say where, once the port is known."""
+                super().server_activate()
+                print(say("docs.serving", url=f"http://{HOST}:{self.server_port}/"), flush=True)
+
+        server = Server(again, HOST, port, str(site), mount_path="/")
+        logging.getLogger("mkdocs").setLevel(logging.WARNING)
+        for name in WATCHED:
+            server.watch(str(CHECKOUT / name))
         try:
-            server = LiveReloadServer(again, HOST, port, str(site), mount_path="/")
+            server.serve()
+        except KeyboardInterrupt:
+            print()
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE
             why = say("docs.port_taken") if taken else str(error.strerror)
             what = f"{HOST}:{port}"
             raise Refused(what, why, say("docs.other_port"), status=FAILED) from None
-        logging.getLogger("mkdocs").setLevel(logging.WARNING)
-        for name in WATCHED:
-            server.watch(str(CHECKOUT / name))
-        print(say("docs.serving", url=f"http://{HOST}:{server.server_port}/"), flush=True)
-        try:
-            server.serve()  # type: ignore[no-untyped-call]
-        except KeyboardInterrupt:
-            print()
         finally:
             server.shutdown()
     return 0
