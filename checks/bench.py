@@ -13,6 +13,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -197,6 +198,9 @@ class Bench:
         here = _working_directory()
 
         def board() -> None:
+            # Who started us may ignore some (nohup, a background job): execve(2) hands that on.
+            for number in (*visitor.ENDINGS, signal.SIGQUIT):
+                signal.signal(number, signal.SIG_DFL)
             kernel.die_with_parent()
             self._group.join()
             for flag, fd in joined.items():

@@ -5,6 +5,7 @@ student's virtual machine is: a host name, one network card with a default route
 in /srv/rootfs, and few processes. The kernel takes it away with its pid 1.
 """
 
+import errno
 import os
 import shlex
 import shutil
@@ -13,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from checks import kernel
+from labs.paths import CHECKOUT
+from labs.texts import say
 
 ROOT = Path("/srv/rootfs")
 NAME = "labhost"
@@ -20,6 +23,8 @@ ADDRESS, GATEWAY, PREFIX = "10.0.2.15", "10.0.2.2", 24
 """What QEMU's own network gives to a guest, and so does Vagrant's."""
 TEMPORARY = "/srv/tmp"
 """Its folder for temporary files: /tmp stays the machine's, which may hold this very checkout."""
+COVERED = ("/run", "/srv")
+"""What of the machine's it hides."""
 ENVIRONMENT = {
     "HOME": "/root",
     "LANG": "C.UTF-8",
@@ -40,6 +45,9 @@ def run(command: Sequence[str], rootfs: Path, environment: Mapping[str, str]) ->
 
     It dies with this process. Raises OSError where this machine can't have one.
     """
+    for path in (CHECKOUT, Path(sys.prefix)):
+        if any(path.is_relative_to(place) for place in COVERED):
+            raise OSError(errno.EBUSY, say("docs.covered"), str(path))
     # Loaded before the fork: afterwards the child would look for its files on the lab host.
     import pyroute2  # noqa: F401
 
@@ -70,7 +78,7 @@ def _furnish(rootfs: Path) -> None:
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     flags = kernel.MS_NOSUID | kernel.MS_NODEV
     kernel.mount("proc", "/proc", "proc", flags | kernel.MS_NOEXEC)
-    for folder in ("/run", "/srv"):
+    for folder in COVERED:
         kernel.mount("tmpfs", folder, "tmpfs", flags, "mode=755,size=256m")
     os.umask(0o022)
     os.mkdir(TEMPORARY, 0o777)
