@@ -108,8 +108,9 @@ class Reader:
             self._note(f"asked for {request.url}")
 
     def _failed(self, request: Any) -> None:
-        # A page that sends its reader on while it is still arriving.
-        if not (request.is_navigation_request() and request.failure == "net::ERR_ABORTED"):
+        # The browser gives up what is still arriving when the reader goes on to another page. A host
+        # that it can't reach, or may not, has another name; a file that isn't there is an answer.
+        if request.failure != "net::ERR_ABORTED":
             self._note(f"failed: {request.url} {request.failure}")
 
     def _answered(self, response: Any) -> None:
