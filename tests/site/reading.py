@@ -108,8 +108,8 @@ class Reader:
             self._note(f"asked for {request.url}")
 
     def _failed(self, request: Any) -> None:
-        # The browser gives up what is still arriving when the reader goes on to another page. A host
-        # that it can't reach, or may not, has another name; a file that isn't there is an answer.
+        # What is still arriving is given up when the reader goes on to another page. A host that
+        # can't be reached fails by another name, and a file that isn't there is an answer.
         if request.failure != "net::ERR_ABORTED":
             self._note(f"failed: {request.url} {request.failure}")
 
