@@ -1,5 +1,6 @@
 """What the pages show is what the real thing does now."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -15,12 +16,14 @@ STALE = "generated/en/stage1/ip-route.html"
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Before any test's own fixtures, as it is made once for all of them.
+    if os.geteuid() != 0:
+        pytest.skip("cannot: needs root")
     folder = tmp_path_factory.mktemp("fresh")
     record.record(folder)
     return folder
 
 
-@pytest.mark.usefixtures("as_root")
 @pytest.mark.xdist_group("machine")
 class TestRecorded:
     """By `labrun docs --refresh`, into another folder."""
@@ -51,8 +54,6 @@ class TestRecorded:
         assert record.differing(fresh) == [str(stale.relative_to(docs))]
 
     def test_a_recording_tells_nothing_of_this_machine(self, fresh: Path) -> None:
-        import os
-
         text = "".join(
             path.read_text(encoding="utf-8") for path in fresh.rglob("*") if path.is_file()
         )
