@@ -92,7 +92,7 @@ class Bench:
             # Before the fork: afterwards each bench would load it. And Python drops a Ctrl-C that
             # falls into the lock of its import system.
             with visitor.signals_held():
-                import pyroute2  # noqa: F401
+                import pyroute2  # noqa: F401  # only loaded here
         report, answer = os.pipe()
         hold, held = os.pipe()
         with visitor.signals_held():

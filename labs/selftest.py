@@ -31,8 +31,10 @@ LINTERS: tuple[tuple[str, ...], ...] = (
 )
 """What must have nothing to say; programs of the environment, started in the checkout."""
 
-CORE = ("-m", "not peers and not browser", "-n", "auto", "--dist", "loadgroup")
+PARALLEL = ("-n", "auto", "--dist", "loadgroup")
 """Tests that can't run beside each other share a mark: `@pytest.mark.xdist_group("machine")`."""
+
+CORE = ("-m", "not peers and not browser", *PARALLEL)
 
 
 @dataclass
@@ -181,7 +183,7 @@ def site(run: Run) -> None:
     say("labrun: the site, in a browser")
     tools.install("docs")
     tools.install("browser")
-    pytest(run, "the site", ["-m", "browser", "-n", "auto"])
+    pytest(run, "the site", ["-m", "browser", *PARALLEL])
 
 
 # ---- other Pythons ------------------------------------------------------------------------------

@@ -68,9 +68,12 @@ def publish(target: Path) -> None:
             made = Path(folder) / "site"
             made.mkdir()
             build(made)
-            if target.exists():
-                os.rename(target, Path(folder) / "before")
-            os.rename(made, target)
+            with contextlib.ExitStack() as undo:
+                if target.exists():
+                    os.rename(target, before := Path(folder) / "before")
+                    undo.callback(os.rename, before, target)
+                os.rename(made, target)
+                undo.pop_all()
     except OSError as error:
         where = str(error.filename or target)
         raise Refused(where, str(error.strerror), say("docs.elsewhere"), status=FAILED) from None

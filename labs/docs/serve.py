@@ -34,7 +34,7 @@ def serve(port: int) -> int:
                 # Whoever is writing mends it and saves again.
                 print(f"labrun: {no}", file=sys.stderr)
 
-        class Server(LiveReloadServer):  # type: ignore[misc]
+        class Server(LiveReloadServer):  # type: ignore[misc]  # mkdocs may be missing, and is Any to mypy
             def server_activate(self) -> None:
                 """Say where, once the port is known."""
                 super().server_activate()

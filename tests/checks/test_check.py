@@ -166,7 +166,7 @@ def _wait_for_a_bench_of(pid: int) -> None:
     for _ in range(600):
         if _groups_of(pid):
             return
-        time.sleep(0.05)
+        time.sleep(0.05)  # a cgroup tells nobody that it was made
     raise AssertionError("labrun check has made no bench in half a minute")
 
 

@@ -11,7 +11,6 @@ from markdown_it.token import Token
 from labs.paths import CHECKOUT
 
 DOCS = CHECKOUT / "docs"
-LANGUAGES = ("en", "zh")
 IDENTIFIER = re.compile(r"\{#([\w-]+)\}\s*$")
 QUOTE = re.compile(r'--8<-- "([^"]+)"')
 FOLDED = re.compile(r"^\?\?\? \w+", re.MULTILINE)

@@ -6,7 +6,8 @@ import pytest
 
 from checks.model import axes
 from labs.stages import BUILT
-from tests.docs.pages import DOCS, LANGUAGES, QUOTE, Page, names, page, path, prose, read
+from labs.texts import LANGUAGES
+from tests.docs.pages import DOCS, QUOTE, Page, names, page, path, prose, read
 
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 NEVER = re.compile(r"\b(simply|obviously|just type|easy|easily)\b", re.IGNORECASE)

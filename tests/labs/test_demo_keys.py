@@ -229,19 +229,26 @@ def test_however_it_is_stopped_nothing_is_left(
     assert Path("/proc/self/mountinfo").read_text() == mounts
 
 
+@pytest.mark.parametrize("stop", ["key", "SIGTERM"])
 @pytest.mark.parametrize("seconds", [0.3, 0.5, 0.7, 0.9, 1.1, 1.3])
-def test_ctrl_c_while_it_runs_is_taken_by_the_demo_alone(
-    terminal: type[Terminal], seconds: float
+def test_whatever_stops_it_while_it_runs_is_taken_by_the_demo_alone(
+    terminal: type[Terminal], seconds: float, stop: str
 ) -> None:
-    """The key reaches each process of the terminal, also one that is being forked."""
+    """The key reaches each process of the terminal, also one that is being forked.
+
+    And no probe takes a signal for a mistake of its own, and goes on.
+    """
     demo = terminal("--no-input", "--lang", "en", rows=300)
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         with contextlib.suppress(pexpect.TIMEOUT, pexpect.EOF):
             demo.stream.feed(demo.child.read_nonblocking(4096, timeout=0.02))
-    demo.child.send("\x03")
+    if stop == "key":
+        demo.child.send("\x03")
+    else:
+        demo.child.kill(signal.SIGTERM)
     # 0: it had come to its end already.
-    assert demo.end() in (130, 0)
+    assert demo.end() in (130 if stop == "key" else 143, 0)
     assert "Traceback" not in demo.text()
     assert "Error" not in demo.text()
     assert list(Path("/run/labrun").glob(f"{demo.child.pid}-*")) == []

@@ -47,13 +47,14 @@ def record(target: Path) -> None:
             _write(target / "generated" / language / name, text)
     for name, text in code.all_of(DOCS / "code.toml").items():
         _write(target / "generated" / "code" / name, text)
+    place = rootfs.default()
     for stage, language in product(BUILT, LANGUAGES):
         # In a process of its own, and on a host of its own, where nothing has happened yet.
         module = [sys.executable, "-m", "labs.docs.record.stage"]
         command = [*module, stage, language, str(target / "generated")]
         environment = {"LABRUN_CACHE": os.environ.get("LABRUN_CACHE", "")}
         try:
-            status = labhost.run(command, rootfs.default(), environment)
+            status = labhost.run(command, place, environment)
         except OSError as error:
             raise Refused(str(error.filename), str(error.strerror), status=CANNOT) from None
         if status:

@@ -12,6 +12,7 @@ from labs.errors import Refused
 from labs.paths import CHECKOUT
 
 NUMBERS = "①②③④⑤⑥⑦⑧⑨"
+"""As many marks as a function may have."""
 
 
 def all_of(listed: Path) -> dict[str, str]:
@@ -25,16 +26,16 @@ def all_of(listed: Path) -> dict[str, str]:
 
 def _block(name: str, file: str, marks: list[str]) -> str:
     lines = _source(name, file).splitlines()
-    for number, mark in zip(NUMBERS, marks, strict=False):
+    for number, mark in enumerate(marks):
         found = [n for n, line in enumerate(lines) if mark in line]
         if len(found) != 1:
             raise Refused(f"{file}, {name}", f"{len(found)} lines have {mark!r}", "docs/code.toml")
-        lines[found[0]] += f"  # {number}"
+        lines[found[0]] += f"  # {NUMBERS[number]}"
     return "\n".join([f'```python title="{file}"', *lines, "```", ""])
 
 
 def _source(name: str, file: str) -> str:
-    """Return a function's source, or an assignment's, with the indentation that it has."""
+    """Return a function's source."""
     text = (CHECKOUT / file).read_text(encoding="utf-8")
     for node in ast.parse(text).body:
         if isinstance(node, ast.FunctionDef) and node.name == name:

@@ -48,7 +48,7 @@ def run(command: Sequence[str], rootfs: Path, environment: Mapping[str, str]) ->
     for path in (CHECKOUT, Path(sys.prefix)):
         if any(path.is_relative_to(place) for place in COVERED):
             raise OSError(errno.EBUSY, say("docs.covered"), str(path))
-    # Loaded before the fork: afterwards the child would look for its files on the lab host.
+    # Only loaded, before the fork: afterwards the child would look for it on the lab host.
     import pyroute2  # noqa: F401
 
     outer = os.fork()

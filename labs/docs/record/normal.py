@@ -28,7 +28,7 @@ DEVICE = re.compile(r"(device|设备) (\d+:\d+)")
 PROCESS = re.compile(r"(/proc/|kill -0 |kill\()(\d+)\b")
 LISTED = re.compile(r"^( *\d+)(?= root )", re.MULTILINE)
 """A process in the output of `ps`."""
-TRACED = re.compile(r"(?m)(^\[|fork\(\) = |clone3\(.*\) = |getppid\(\) = |P_PID, )(\d+)\b")
+TRACED = re.compile(r"(?m)(^\[|fork\(\) = |getppid\(\) = |P_PID, )(\d+)\b")
 FIRST_NONCE = 0x51B9C40D7E23
 FIRST_NAMESPACE = 4026531840
 
@@ -36,14 +36,14 @@ FIRST_NAMESPACE = 4026531840
 class Normal:
     """Replaces what differs, and each thing by the same wherever it comes again."""
 
-    def __init__(self, kept: int = 2) -> None:
+    def __init__(self, stage: str, kept: int = 2) -> None:
         """Begin with nothing known; processes up to `kept` came in order, and keep their pids."""
         self.kept = kept
         self.known: dict[str, str] = {}
         self.counts: dict[str, int] = {}
         words = [os.fsdecode(w) for w in Path("/proc/self/cmdline").read_bytes().split(b"\0")[:-1]]
         self.plain = {
-            " ".join(words): "python labrun stage1",
+            " ".join(words): f"python labrun {stage}",
             labhost.TEMPORARY: "/tmp",
             str(Path(sys.executable).parent): f"{HOME}/.venv/bin",
             str(CHECKOUT): HOME,

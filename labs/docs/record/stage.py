@@ -3,6 +3,7 @@
 Runs on a lab host (labhost.py), where it plays the demo as `labrun stageN` does on a machine.
 """
 
+import io
 import os
 import re
 import subprocess
@@ -59,7 +60,7 @@ def main() -> None:
     """Record one stage in one language into a folder; what all languages share comes out alike."""
     stage, language, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     texts.speak(language)
-    normal = Normal()
+    normal = Normal(stage)
     shared = folder / stage
     shared.mkdir(parents=True, exist_ok=True)
     traced = subprocess.run(
@@ -82,7 +83,7 @@ def _record(stage: str, folder: Path) -> None:
         played = [stand.play(step) for step in demo.steps]
         before = {axis: stand.before(axis) for axis in summary.measured(played)}
     # Every process up to the canary was started one after the other.
-    normal = Normal(kept=bench.canaries.process)
+    normal = Normal(stage, kept=bench.canaries.process)
     played = [*map(normal.played, played)]
     (folder / "predict.html").write_text(html.predictions(played), encoding="utf-8")
     for done in played:
@@ -115,7 +116,7 @@ def _picture(demo: script.Demo, done: engine.Played) -> str:
         record=True,
         width=COLUMNS,
         height=LINES,
-        file=open(os.devnull, "w"),  # noqa: SIM115
+        file=io.StringIO(),
         force_terminal=True,
         color_system="standard",
         highlight=False,

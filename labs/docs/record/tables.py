@@ -17,15 +17,20 @@ def _say(key: str, language: str) -> str:
     return room("docs")[key][language]
 
 
+def _name(stage: int, language: str) -> str:
+    """Return a stage's number and name, as the demo's table has them."""
+    return room("demo")[f"stage{stage}"][language]
+
+
 def _stages(language: str) -> str:
     """Return the five stages: what each is about, and how many axes it is the first to close."""
     heads = [_say(f"column_{name}", language) for name in ("stage", "idea", "closes")]
     rows = [f"| {' | '.join(heads)} |", "| --- | --- | --- |"]
     for stage in STAGES:
         count = sum(axis.stage == stage for axis in axes().values())
-        name = _say(f"stage{stage}", language)
+        name = _name(stage, language).replace(" ", "\u00a0")
         idea = _say(f"stage{stage}_idea", language)
-        rows.append(f"| **{stage}\u00a0·\u00a0{name}** | {idea} | [{count}](#stage-{stage}) |")
+        rows.append(f"| **{name}** | {idea} | [{count}](#stage-{stage}) |")
     return "\n".join([*rows, ""])
 
 
@@ -34,12 +39,11 @@ def _axes(language: str) -> str:
     blocks = []
     for stage in STAGES:
         mine = [axis for axis in axes().values() if axis.stage == stage]
-        name = _say(f"stage{stage}", language)
         items = "".join(
             f"<li><code>{axis.id}</code> {escape(axis.title[language], quote=False)}</li>"
             for axis in mine
         )
-        summary = _say("axes_of", language).format(stage=stage, name=name, count=len(mine))
+        summary = _say("axes_of", language).format(stage=_name(stage, language), count=len(mine))
         blocks.append(
             f'<details id="stage-{stage}"><summary>{summary}</summary><ul>{items}</ul></details>'
         )
