@@ -5,7 +5,6 @@ A library would do; importing pyroute2 takes ten times as long as a whole start.
 
 from __future__ import annotations
 
-import errno
 import os
 from struct import Struct
 
@@ -82,6 +81,15 @@ class Netlink:
         answer = self.ask(f'RTM_GETLINK("{name}")', RTM_GETLINK, 0, body)[0]
         return IFINFO.unpack_from(answer)[2], dict(attributes_of(answer, IFINFO.size))
 
+    def links(self) -> list[tuple[int, dict[int, bytes]]]:
+        """Return index and attributes of every link."""
+        body = IFINFO.pack(0, 0, 0, 0, 0)
+        answers = self.ask("RTM_GETLINK()", RTM_GETLINK, NLM_F_DUMP, body)
+        return [
+            (IFINFO.unpack_from(answer)[2], dict(attributes_of(answer, IFINFO.size)))
+            for answer in answers
+        ]
+
     def delete_link(self, name: str) -> None:
         """Delete a link, and with one end of a veth pair the other. ENODEV where there is none."""
         body = IFINFO.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, string(name))
@@ -124,7 +132,7 @@ class Netlink:
 def exchange(fd: int, message: bytes) -> list[bytes]:
     """Send a message and gather what comes back, until the kernel says that this was all."""
     os.write(fd, message)
-    bodies = []
+    bodies: list[bytes] = []
     while True:
         chunk = os.read(fd, 1 << 16)
         start = 0
@@ -177,10 +185,10 @@ def number(value: int) -> bytes:
 
 
 def ipv4(address: str) -> bytes:
-    """Return the four bytes of an address such as 10.88.0.2; raise OSError for anything else."""
+    """Return the four bytes of an address such as 10.88.0.2; raise ValueError for anything else."""
     parts = address.split(".")
     if len(parts) != 4 or not all(p.isascii() and p.isdigit() and int(p) < 256 for p in parts):
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), f"inet_aton({address})")
+        raise ValueError(f"{address}: not an IPv4 address, which is four numbers: 10.88.0.7")
     return bytes(int(part) for part in parts)
 
 

@@ -26,3 +26,9 @@ def as_root() -> None:
 def stage1() -> str:
     """Return the command `stage1` of this environment."""
     return str(Path(sys.executable).with_name("stage1"))
+
+
+@pytest.fixture(scope="session")
+def stage2() -> str:
+    """Return the command `stage2` of this environment."""
+    return str(Path(sys.executable).with_name("stage2"))

@@ -5,31 +5,19 @@ from __future__ import annotations
 import os
 
 from stages import linux
-from stages.linux import (
-    CLONE_NEWCGROUP,
-    CLONE_NEWIPC,
-    CLONE_NEWNET,
-    CLONE_NEWNS,
-    CLONE_NEWPID,
-    CLONE_NEWTIME,
-    CLONE_NEWUSER,
-    CLONE_NEWUTS,
-    O_CLOEXEC,
-    O_RDONLY,
-)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 
 FLAGS = {
-    "pid": CLONE_NEWPID,
-    "net": CLONE_NEWNET,
-    "mnt": CLONE_NEWNS,
-    "ipc": CLONE_NEWIPC,
-    "uts": CLONE_NEWUTS,
-    "user": CLONE_NEWUSER,
-    "cgroup": CLONE_NEWCGROUP,
+    "pid": linux.CLONE_NEWPID,
+    "net": linux.CLONE_NEWNET,
+    "mnt": linux.CLONE_NEWNS,
+    "ipc": linux.CLONE_NEWIPC,
+    "uts": linux.CLONE_NEWUTS,
+    "user": linux.CLONE_NEWUSER,
+    "cgroup": linux.CLONE_NEWCGROUP,
 }
 
 
@@ -51,9 +39,9 @@ def shift_boottime(seconds: int) -> None:
     See time_namespaces(7).
     """
     # It can't be made along with the others: the offset is fixed once a process is inside.
-    linux.unshare(CLONE_NEWTIME)
+    linux.unshare(linux.CLONE_NEWTIME)
     linux.write_file("/proc/self/timens_offsets", f"boottime {seconds} 0")
     # unshare(2) puts only children into it; this process is to become COMMAND itself.
-    fd = linux.open_file("/proc/self/ns/time_for_children", O_RDONLY | O_CLOEXEC)
-    linux.setns(fd, CLONE_NEWTIME)
+    fd = linux.open_file("/proc/self/ns/time_for_children", linux.O_RDONLY | linux.O_CLOEXEC)
+    linux.setns(fd, linux.CLONE_NEWTIME)
     os.close(fd)

@@ -11,20 +11,19 @@ import errno
 import os
 
 from stages import linux, netlink
-from stages.netlink import Netlink, attribute, dotted, ipv4, number
+from stages.netlink import Netlink, attribute, number
+from stages.stage2_namespaces.more.bridge import (
+    LENGTH,
+    TAG,
+    Lock,
+    find_or_make_bridge,
+    hardware_address,
+    hosts,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stages.stage2_namespaces.options import Isolated
-
-BRIDGE = "labrun0"
-TAG = int.from_bytes(b"lab", "big")
-"""The group of a bridge that is ours: set as it is made, so that none is ever without it."""
-LOCK = "/run/labrun/network.lock"
-"""Held by whoever looks at the bridge in order to make it, use it or remove it."""
-SUBNETS = [f"{a}.{b}" for a in ("10.88", "172.30", "192.168") for b in range(256)]
-"""The networks for the bridge, of 256 addresses each: the first that the host has no route to."""
-LENGTH = 24
 
 
 class Cable:
@@ -69,83 +68,6 @@ class Cable:
             os.close(self.namespace)
 
 
-class Lock:
-    """The one lock of all runtimes that work on the bridge. See flock(2)."""
-
-    def __enter__(self) -> None:
-        """Wait for it and take it; the kernel drops it with its process, however that ends."""
-        try:
-            linux.mkdir(os.path.dirname(LOCK), 0o755)
-        except FileExistsError:
-            pass
-        while True:
-            flags = linux.O_RDWR | linux.O_CREAT | linux.O_NOFOLLOW
-            self.fd = linux.open_file(LOCK, flags, 0o600)
-            linux.flock(self.fd, linux.LOCK_EX)
-            # `labrun clean` may have removed the file meanwhile: then another one is the lock.
-            if os.path.exists(LOCK) and os.path.samestat(os.fstat(self.fd), os.stat(LOCK)):
-                return
-            os.close(self.fd)
-
-    def __exit__(self, *_: object) -> None:
-        """Let go."""
-        os.close(self.fd)
-
-
-def find_or_make_bridge(route: Netlink) -> tuple[int, str]:
-    """Return the bridge's index, and the first three numbers of its addresses.
-
-    Raises OSError: EEXIST where something that isn't ours has its name.
-    """
-    try:
-        index, attributes = route.get_link(BRIDGE)
-    except OSError as error:
-        if error.errno != errno.ENODEV:
-            raise
-        # With an address of its own a bridge keeps it; else it takes its ports' as they come.
-        fixed = attribute(netlink.IFLA_ADDRESS, hardware_address("10.88.0.1"))
-        route.new_link(BRIDGE, "bridge", fixed, attribute(netlink.IFLA_GROUP, number(TAG)))
-        index, attributes = route.get_link(BRIDGE)
-    if attributes.get(netlink.IFLA_GROUP) != number(TAG):
-        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), f'bridge("{BRIDGE}")')
-    # A runtime that was killed between the two steps has left the second to us.
-    for address in route.addresses(index):
-        return index, address.rpartition(".")[0]
-    subnet = free_subnet(route.routes())
-    route.add_address(BRIDGE, f"{subnet}.1", LENGTH)
-    return index, subnet
-
-
-def free_subnet(routes: list[tuple[str, int]]) -> str:
-    """Return the first of SUBNETS that no route of the host leads to, as 10.88.0.
-
-    Routes to more than a /8 are meant for "everywhere else", and don't count.
-    """
-    for subnet in SUBNETS:
-        ours = int.from_bytes(ipv4(f"{subnet}.0"), "big")
-        for target, length in routes:
-            shift = 32 - min(length, LENGTH)
-            if length >= 8 and int.from_bytes(ipv4(target), "big") >> shift == ours >> shift:
-                break
-        else:
-            return subnet
-    raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL), "subnet()")
-
-
-def hosts(subnet: str, ip: str) -> list[int]:
-    """Return the last numbers of the addresses to try: all, or that of the one asked for.
-
-    Raises OSError: EADDRNOTAVAIL for one that no container of this bridge can have.
-    """
-    if not ip:
-        return list(range(2, 255))
-    network, last = dotted(ipv4(ip)[:3]), ipv4(ip)[3]
-    if network != subnet or last not in range(2, 255):
-        words = f"address({ip} of {subnet}.0/{LENGTH})"
-        raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL), words)
-    return [last]
-
-
 def plug_in(route: Netlink, address: str, bridge: int, namespace: int) -> None:
     """Make the cable for `address`: one end on the bridge, the other made inside, as eth0.
 
@@ -158,13 +80,8 @@ def plug_in(route: Netlink, address: str, bridge: int, namespace: int) -> None:
     peer += attribute(netlink.IFLA_ADDRESS, hardware_address(address))
     master = attribute(netlink.IFLA_MASTER, number(bridge))
     name = f"lab{address.rpartition('.')[2]}"
-    route.new_link(name, "veth", master, data=netlink.nested(netlink.VETH_INFO_PEER, peer))
-
-
-def hardware_address(address: str) -> bytes:
-    """Return the Ethernet address for an IPv4 one: who gets it next is not taken for another."""
-    # The 2 says that it is ours to choose: locally administered. See IEEE 802.
-    return b"\x02\x6c" + ipv4(address)
+    ours = attribute(netlink.IFLA_GROUP, number(TAG))
+    route.new_link(name, "veth", master, ours, data=netlink.nested(netlink.VETH_INFO_PEER, peer))
 
 
 def bring_up(address: str) -> None:

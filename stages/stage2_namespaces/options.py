@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from stages import command_line
+from stages.netlink import ipv4
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,8 +59,10 @@ class Isolated(command_line.Container):
                 raise ValueError(f"{option} needs a {kind} namespace: add {kind} to --namespaces")
         if self.ip and self.net != "bridge":
             raise ValueError(f"--ip {self.ip}: an address needs --net bridge")
-        if self.net == "bridge" and self.rootless:
-            raise ValueError("--net bridge: only root may change the host's network: say --net none")
+        if self.ip:
+            ipv4(self.ip)
+        if "--net" in options and self.net == "bridge" and self.rootless:
+            raise ValueError("--net bridge: it takes root to change a network: say --net none")
 
 
 def seconds(text: str) -> int:
