@@ -75,6 +75,14 @@ def _in_sysfs() -> list[str]:
     return []
 
 
+def _is_hosts_sysfs(trial: Trial, container: Container) -> bool:
+    """Say whether /sys inside is the host's: each network namespace has a sysfs of its own."""
+    inside = f"/proc/{container.pid}/root/sys"
+    with suppress(OSError):
+        return os.stat(inside).st_dev == os.stat(trial.bench.path("/sys")).st_dev
+    return False
+
+
 @probe("net.devices")
 def net_devices(trial: Trial) -> Finding:
     """The host's network devices are not the container's, and /sys inside shows none of them."""
@@ -82,13 +90,15 @@ def net_devices(trial: Trial) -> Finding:
         shared, evidence = same_namespace(trial, container.pid, "net")
         inside = devices(container.pid)
         in_sysfs = container.visit(_in_sysfs)
+        hosts = bool(in_sysfs) and _is_hosts_sysfs(trial, container)
     pid, listed = container.pid, " ".join(inside)
     if (link := trial.bench.canaries.link) in inside:
         seen = say("net.devices_canary", pid=pid, devices=listed, link=link)
         return wall(False, seen, evidence)
     seen = say("net.devices", pid=pid, devices=listed)
-    if strange := sorted({*in_sysfs} - {*inside}):
-        return wall(False, say("net.devices_sysfs", devices=" ".join(strange)), seen, evidence)
+    if hosts or {*in_sysfs} - {*inside}:
+        shown = say("net.devices_sysfs", devices=" ".join(sorted(in_sysfs)))
+        return wall(False, shown, seen, evidence)
     return wall(not shared, seen, evidence)
 
 
