@@ -47,13 +47,14 @@ class Isolated(command_line.Container):
             raise ValueError(f"--net {self.net}: it is none of bridge, none, host")
         if self.net == "host":
             self.namespaces.discard("net")
+        elif "--net" in options:
+            # Whoever asks for a network other than the host's asks for a namespace to have it in.
+            self.namespaces.add("net")
         self.require(options)
 
     def require(self, options: Mapping[str, Sequence[str]]) -> None:
         """Raise ValueError for an option that the namespaces asked for can't fulfil."""
         needs = {"--hostname": "uts", "--boottime": "time", "--ip": "net"}
-        if self.net != "host":
-            needs["--net"] = "net"
         for option, kind in needs.items():
             if option in options and kind not in self.namespaces:
                 raise ValueError(f"{option} needs a {kind} namespace: add {kind} to --namespaces")
