@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 from checks import kernel
 from checks.canaries import nonce
@@ -10,7 +11,7 @@ from checks.mounts import Mount, parse
 from checks.probes import probe, same_namespace, wall
 from checks.runtimes import Request, Unsupported
 from checks.trial import Container, Trial
-from checks.visitor import walk_up
+from checks.visitor import Hindered, walk_up
 from checks.words import say
 
 
@@ -257,8 +258,12 @@ def _spread(trial: Trial, container: Container) -> Finding:
         kernel.umount(place)
 
     def seen() -> list[str]:
-        sides = zip(("inside", "outside"), tables(trial, container), strict=True)
-        return [side for side, table in sides if any(name in each.line for each in table)]
+        inside, outside = tables(trial, container)
+        # A table ends at its reader's root, and the command's may lie below another mount.
+        file = Path(f"/proc/{container.pid}/mountinfo")
+        inside += parse(os.fsdecode(file.read_bytes()))
+        sides = {"inside": inside, "outside": outside}
+        return [side for side, table in sides.items() if any(name in each.line for each in table)]
 
     try:
         container.visit(mount, root=False)
@@ -266,12 +271,14 @@ def _spread(trial: Trial, container: Container) -> Finding:
         container.visit(unmount, root=False)
     finally:
         os.close(top)
-    if after_inner != ["inside"]:
+    if "inside" not in after_inner:
+        raise Hindered(say("fs.spread_unseen", place=place))
+    if "outside" in after_inner:
         return wall(False, say("fs.spread_out", place=place))
     trial.bench.see(lambda: kernel.mount(name, outside, "tmpfs", data="size=64k"))
     after_outer = seen()
     trial.bench.see(lambda: kernel.umount(outside))
-    if after_outer != ["outside"]:
+    if "inside" in after_outer:
         return wall(False, say("fs.spread_came", place=outside))
     return wall(True, say("fs.spread_none", place=place))
 

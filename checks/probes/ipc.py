@@ -41,17 +41,19 @@ def shm(trial: Trial) -> Finding:
 def sem(trial: Trial) -> Finding:
     """A System V semaphore of the host's cannot be used."""
     id_, value = trial.bench.canaries.sem, trial.bench.canaries.semaphore
-    return _by_number(trial, "sem", id_, lambda: kernel.sem_value(id_) == value)
+    what = say("ipc.semaphore", id=id_)
+    return _by_number(trial, what, id_, lambda: kernel.sem_value(id_) == value)
 
 
 @probe("ipc.msg")
 def msg(trial: Trial) -> Finding:
     """A System V queue of the host's cannot be read."""
     id_, secret = trial.bench.canaries.msg, trial.bench.canaries.secret.encode()
-    return _by_number(trial, "msg", id_, lambda: kernel.msg_peek(id_, len(secret)) == secret)
+    what = say("ipc.queue", id=id_)
+    return _by_number(trial, what, id_, lambda: kernel.msg_peek(id_, len(secret)) == secret)
 
 
-def _by_number(trial: Trial, kind: str, id_: int, find: Callable[[], bool]) -> Finding:
+def _by_number(trial: Trial, what: str, id_: int, find: Callable[[], bool]) -> Finding:
     """Return whether the canary is found inside by its number."""
     with trial.started() as container:
         shared, evidence = same_namespace(trial, container.pid, "ipc")
@@ -60,11 +62,11 @@ def _by_number(trial: Trial, kind: str, id_: int, find: Callable[[], bool]) -> F
         try:
             found = container.visit(find)
         except OSError as error:
-            none = say(f"ipc.{kind}_none", id=id_, reason=error.strerror)
+            none = say("ipc.none", what=what, reason=error.strerror)
             return wall(not shared, none, evidence)
     if found:
-        return wall(False, say(f"ipc.{kind}_read", id=id_), evidence)
-    return wall(not shared, say(f"ipc.{kind}_other", id=id_), evidence)
+        return wall(False, say("ipc.read", what=what), evidence)
+    return wall(not shared, say("ipc.other", what=what), evidence)
 
 
 @probe("ipc.mqueue")

@@ -117,7 +117,7 @@ the host can tell them by these. No `&`: for that a shell opens /dev/null, and R
 def reap(trial: Trial) -> Finding:
     """Neither when pid 1 is killed, nor when the runtime is, does a process live on."""
     evidence = []
-    for culprit in ("pid.init", "pid.runtime"):
+    for culprit in (init := say("pid.init"), say("pid.runtime")):
         with trial.started(script=FAMILY) as container:
             command = argv_of(Path(f"/proc/{container.pid}"))
             everybody = _grown(container, command)
@@ -127,11 +127,11 @@ def reap(trial: Trial) -> Finding:
             if link(container.pid, "pid") not in foreign:
                 everybody = members(container.pid)
                 first = next(pid for pid in everybody if numbers(pid)[-1] == 1)
-            os.kill(first if culprit == "pid.init" else container.process.pid, SIGKILL)
+            os.kill(first if culprit == init else container.process.pid, SIGKILL)
             if left := _outlive(everybody, command):
                 shown = ", ".join(map(str, left))
-                return wall(False, say("pid.left", culprit=say(culprit), pids=shown))
-        evidence.append(say("pid.gone", culprit=say(culprit), count=len(everybody)))
+                return wall(False, say("pid.left", culprit=culprit, pids=shown))
+        evidence.append(say("pid.gone", culprit=culprit, count=len(everybody)))
     return wall(True, *evidence)
 
 
