@@ -38,6 +38,9 @@ def stage(number: int) -> None:
         steps: Annotated[
             list[str] | None, typer.Argument(metavar="[STEP]...", help="Play these steps only.")
         ] = None,
+        start: Annotated[
+            str | None, typer.Option("--from", metavar="STEP", help="Begin at this step.")
+        ] = None,
         no_input: NoInput = False,
         json: JsonFile = None,
         runtime: Annotated[
@@ -55,6 +58,7 @@ def stage(number: int) -> None:
             demo.play(
                 f"stage{number}",
                 steps or [],
+                start=start,
                 no_input=no_input,
                 json_file=json,
                 runtime=runtime,

@@ -2,9 +2,19 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _progress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what the tests play out of the progress of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        patch.delenv("SUDO_UID", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
