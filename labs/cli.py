@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -14,7 +14,7 @@ from labs.errors import FAILED, USAGE, Refused
 app = typer.Typer(
     name="labrun",
     help="From chroot to a container, in five stages that you can measure.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -28,6 +28,20 @@ NoInput = Annotated[bool, typer.Option("--no-input", help="Ask nothing, wait for
 JsonFile = Annotated[
     str | None, typer.Option("--json", metavar="FILE", help="Write the results here; - is stdout.")
 ]
+
+
+@app.callback()
+def home(context: typer.Context, no_input: NoInput = False, lang: Language = None) -> None:
+    """Show the road map, and go on from there; further commands are below."""
+    if context.invoked_subcommand:
+        if no_input or lang:
+            raise typer.BadParameter("name the command first, and its options after it")
+        return
+    from labs import home
+
+    texts.speak(lang)
+    group: Any = context.command
+    sys.exit(home.command(group.list_commands(context), no_input=no_input))
 
 
 def stage(number: int) -> None:

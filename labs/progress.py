@@ -93,6 +93,12 @@ def passed(stage: str, whose: Whose) -> str:
     return _note(stage, "passed", whose)
 
 
+def place() -> str:
+    """Return where the file is, or would be; "" where there is no place for it."""
+    held = _file()
+    return str(held[0]) if held else ""
+
+
 def _note(stage: str, kind: str, key: str) -> str:
     held = _file()
     if held is None:

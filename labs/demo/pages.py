@@ -14,6 +14,7 @@ from labs.demo.engine import Played
 from labs.demo.screen import Screen
 from labs.demo.script import Demo, Places, Step
 from labs.demo.trace import called, those
+from labs.demo.wrap import bar
 from labs.texts import say
 
 Blocks = list[RenderableType]
@@ -157,15 +158,7 @@ def calls(screen: Screen, demo: Demo, done: Played) -> Blocks:
 def keys(screen: Screen, names: Sequence[str]) -> Blocks:
     """Return the line that says which keys there are; a key and its meaning stay together."""
     words = [say(f"demo.key_{name}") for name in names]
-    gap = "   " if cell_len("   ".join(words)) <= screen.width else "  "
-    lines = [words[0]]
-    for word in words[1:]:
-        longer = lines[-1] + gap + word
-        if cell_len(longer) > screen.width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return [Text(line, style="dim") for line in lines]
+    return [Text(line, style="dim") for line in bar(words, screen.width)]
 
 
 def helped(screen: Screen, names: Sequence[str]) -> Blocks:

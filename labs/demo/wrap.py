@@ -1,6 +1,7 @@
 """Lines that fit: broken between words, or, in Chinese, between characters."""
 
 import re
+from collections.abc import Sequence
 
 from rich.cells import cell_len
 
@@ -21,6 +22,19 @@ def wrap(text: str, width: int) -> list[str]:
         else:
             lines.append(token)
     return [line.rstrip() for line in lines]
+
+
+def bar(words: Sequence[str], width: int) -> list[str]:
+    """Join keys and their meanings to lines; a key and its meaning stay together."""
+    gap = "   " if cell_len("   ".join(words)) <= width else "  "
+    lines = [words[0]]
+    for word in words[1:]:
+        longer = lines[-1] + gap + word
+        if cell_len(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def _pieces(word: str, width: int) -> list[str]:
