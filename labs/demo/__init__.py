@@ -61,7 +61,7 @@ def play(
             Bench(place, machine=True) as bench,
             stop.let_through(),
         ):
-            stand = engine.Engine(under_test, bench)
+            stand = engine.Engine(under_test, bench, demo)
             played = _perform(stand, demo, chosen, first, quiet=quiet, asks=asks)
     except Refused as no:
         if no.status <= SIGNALLED:

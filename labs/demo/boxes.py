@@ -1,10 +1,10 @@
-"""Two boxes side by side: the same command outside and inside."""
+"""Boxes side by side: the same command outside and inside."""
 
 import re
 import shlex
 import textwrap
 from collections.abc import Sequence
-from itertools import pairwise, zip_longest
+from itertools import pairwise, repeat, zip_longest
 
 from rich import box
 from rich.cells import cell_len, set_cell_size
@@ -14,13 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from checks.trial import Ended
-from labs.demo.engine import Played
+from labs.demo.engine import Played, Side
 from labs.demo.screen import Screen
 from labs.demo.wrap import wrap
 from labs.texts import say
 
 NARROW = 76
 """Columns below which the boxes stand on each other."""
+LEAST = 38
+"""Columns that a box needs beside others."""
 FRAME = 4
 """Columns that a box's frame and padding take."""
 MARK = "> "
@@ -30,23 +32,73 @@ Line = tuple[str, bool]
 
 
 def sides(screen: Screen, done: Played, room: int) -> RenderableType:
-    """Return both boxes, each with at most `room` lines inside where the output is longer."""
+    """Return a box for each side, with at most `room` lines inside where the output is longer.
+
+    What answered as the host did shares its box. Where not all boxes fit beside each other, the
+    host's and the container's are shown, and a line for each of the others.
+    """
+    groups = grouped(done.sides)
     stacked = screen.width < NARROW
-    width = screen.width if stacked else screen.width // 2
-    host = _content(done, done.host_command, done.host, "# ", width, room)
-    container = _content(done, done.command, done.container, "/ # ", width, room)
+    fitting = 2 if stacked else max(screen.width // LEAST, 2)
+    boxed = groups if len(groups) <= fitting else [groups[0], groups[-1]]
+    width = screen.width if stacked else screen.width // len(boxed)
+    contents = [_content(done, group[0], width, room) for group in boxed]
+    titles = [_title(group) for group in boxed]
+    lines = [_line(screen, done, group) for group in groups if group not in boxed]
     if stacked:
-        return Group(_box("host", host, width), _box("container", container, width))
-    height = max(len(host.plain.splitlines()), len(container.plain.splitlines())) + 2
+        both = [_box(*each, width) for each in zip(titles, contents, strict=True)]
+        return Group(*both, *lines)
+    height = max(len(content.plain.splitlines()) for content in contents) + 2
     grid = Table.grid(padding=0)
-    grid.add_row(_box("host", host, width, height), _box("container", container, width, height))
-    return grid
+    grid.add_row(*map(_box, titles, contents, repeat(width), repeat(height)))
+    return Group(grid, *lines)
 
 
-def _box(name: str, content: Text, width: int, height: int | None = None) -> Panel:
+def grouped(played: Sequence[Side]) -> list[list[Side]]:
+    """Return the sides, those with the same answer together; the container's is always alone."""
+    groups: list[list[Side]] = []
+    for side in played[:-1]:
+        for group in groups:
+            if (group[0].command, group[0].ended) == (side.command, side.ended):
+                group.append(side)
+                break
+        else:
+            groups.append([side])
+    return [*groups, [played[-1]]]
+
+
+def name(side: Side) -> str:
+    """Return what a side is called: the host, a stage, and what was asked of it."""
+    if not side.stage:
+        return say("demo.host")
+    number = side.stage.removeprefix("stage")
+    stage = say("demo.container") if number == "1" else say("demo.stage_n", number=number)
+    # The namespaces are what most steps are about: they speak for themselves.
+    asked = " ".join(word for word in side.options if word != "--namespaces")
+    return f"{stage} · {asked}" if asked else stage
+
+
+def _title(group: Sequence[Side]) -> str:
+    return " = ".join(map(name, group))
+
+
+def _line(screen: Screen, done: Played, group: Sequence[Side]) -> Text:
+    """Return in one line what the sides of a group answered."""
+    title, ended = _title(group), group[0].ended
+    rows = _output(done, ended, 10**6)
+    telling = [text for text, matters in rows if matters] or [text for text, _ in rows]
+    said = " · ".join(text.removeprefix(MARK).strip() for text in telling)
+    said = said or say("demo.nothing")
+    line = Text(f"{title}  ", style="dim", no_wrap=True, overflow="ellipsis")
+    line.append(said, "none")
+    line.truncate(screen.width, overflow="ellipsis")
+    return line
+
+
+def _box(title: str, content: Text, width: int, height: int | None = None) -> Panel:
     return Panel(
         content,
-        title=Text(say(f"demo.{name}"), style="bold"),
+        title=Text(title, style="bold"),
         title_align="left",
         box=box.SQUARE,
         border_style="dim",
@@ -55,16 +107,16 @@ def _box(name: str, content: Text, width: int, height: int | None = None) -> Pan
     )
 
 
-def _content(
-    done: Played, command: Sequence[str], ended: Ended, prompt: str, width: int, room: int
-) -> Text:
+def _content(done: Played, side: Side, width: int, room: int) -> Text:
     """Return what a terminal would show: the command behind a prompt, then what it printed."""
     inner = width - FRAME
+    prompt = "/ # " if side.stage else "# "
+    ended = side.ended
     written = Text(no_wrap=True, overflow="crop")
     # What begins with a space goes on from the line before, as it would in a shell.
     typed = [
         piece
-        for line in _typed(command, done.places["root"])
+        for line in _typed(side.command, done.places["root"])
         for piece in wrap(line if line.startswith(" ") else f"{prompt}{line}", inner)
     ]
     written.append("\n".join(typed), "bold")

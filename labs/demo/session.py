@@ -5,6 +5,7 @@ from functools import partial
 
 from rich.text import Text
 
+from checks.model import Verdict
 from labs import progress
 from labs.demo import pages, shell, summary
 from labs.demo.engine import Engine, Played
@@ -37,10 +38,9 @@ def explained(step: Step) -> tuple[str, ...]:
     return ("next", "again", "shell", "facts", *shown(step)[3:])
 
 
-def measured(screen: Screen, engine: Engine, demo: Demo, played: Sequence[Played]) -> pages.Blocks:
-    """Return the table of the last page; what there is without a runtime is measured for it."""
-    before = {axis: engine.before(axis) for axis in summary.measured(played)}
-    return summary.table(screen, demo, played, before)
+def measured(engine: Engine, played: Sequence[Played]) -> dict[str, Verdict]:
+    """Return the verdicts without a runtime on the axes that were measured with one."""
+    return {axis: engine.before(axis) for axis in summary.measured(played)}
 
 
 def read_out(
@@ -59,9 +59,11 @@ def read_out(
             page = pages.result(screen, demo, played[-1], head=head, asked=asked)
             if step.picture:
                 page += [Text(), *pages.drawn(screen, played[-1])]
+            if step.picture:
+                page += [Text(), *pages.drawn(screen, played[-1])]
             screen.show([*page, Text()])
     if screen and whole:
-        screen.show(measured(screen, engine, demo, played))
+        screen.show(summary.table(screen, demo, played, measured(engine, played)))
         screen.show(summary.outlook(screen, demo, played))
     return played
 
@@ -108,10 +110,13 @@ class Player:
         """Show the table and what follows from it, on one page or, on a low screen, on two."""
         # Whoever began in the middle gets the whole table all the same.
         played = [self.played.get(step.id) or self.engine.play(step) for step in steps]
-        table = measured(self.screen, self.engine, self.demo, played)
+        before = measured(self.engine, played)
+        table = summary.table(self.screen, self.demo, played, before)
         outlook = [*summary.outlook(self.screen, self.demo, played), Text()]
         if sum(map(self.screen.lines, [*table, *outlook])) < self.screen.height:
             return self._wait([*table, *outlook], ("end", "back"))
+        rows = self.screen.height - 1
+        table = summary.table(self.screen, self.demo, played, before, rows=rows)
         while (key := self._wait(table, ("next", "back", "quit"))) == ENTER:
             if (key := self._wait(outlook, ("end", "back"))) != BACK:
                 break
@@ -124,6 +129,7 @@ class Player:
                 return key
             self.played[step.id] = self.engine.play(step)
             self.trouble = progress.played(self.demo.stage, step.id) or self.trouble
+        keys = (AGAIN, SHELL, CALLS, FACTS, HELP, *([PICTURE] if step.picture else []))
         keys = (AGAIN, SHELL, CALLS, FACTS, HELP, *([PICTURE] if step.picture else []))
         while True:
             key = self._wait(self._result(step), shown(step), keys)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 LINE = re.compile(r"\[(\d+)\] ([a-z_0-9]+)\((.*?)\)(?: = (-?\d+(?: E\w+ \(.*\))?|/.*))?")
 
+IDLE = re.compile(r", (?:NULL|exit_signal \w+)|^NULL, ")
+"""Arguments that say nothing to somebody who reads a call in short."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -22,10 +25,10 @@ class Call:
         return f"{self.name}({self.arguments}){ending}"
 
     def short(self, root: str) -> str:
-        """Return the call in few words: the first argument, and the error if there was one."""
-        first = self.arguments.partition(", [")[0].replace(f'"{root}"', '"ROOT"')
+        """Return the call in few words: what it is about, and the error if there was one."""
+        words = IDLE.sub("", self.arguments.partition(", [")[0]).replace(f'"{root}"', '"ROOT"')
         error = f" {self.result.split()[1]}" if self.result.startswith("-1 ") else ""
-        return f"{self.name}({first}){error}"
+        return f"{self.name}({words}){error}"
 
 
 def calls(stderr: str) -> list[Call]:
@@ -47,9 +50,18 @@ def calls(stderr: str) -> list[Call]:
     return found
 
 
-def those(made: Iterable[Call], names: Sequence[str]) -> list[Call]:
-    """Return the calls of these names."""
-    return [call for call in made if call.name in names]
+def those(made: Iterable[Call], wanted: Sequence[str]) -> list[Call]:
+    """Return the calls of these names, or such as `mount(proc`: with that in their arguments.
+
+    A call that two processes return from, as the parent and its child do, is one.
+    """
+    found: list[Call] = []
+    for call in made:
+        if any(called([call], each) for each in wanted):
+            last = found[-1] if found else None
+            if not last or (last.name, last.arguments) != (call.name, call.arguments):
+                found.append(call)
+    return found
 
 
 def called(made: Iterable[Call], wanted: str) -> bool:
