@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from labs import texts
+from labs import stages, texts
 from labs.errors import FAILED, USAGE, Refused
 
 app = typer.Typer(
@@ -81,8 +81,8 @@ def stage(number: int) -> None:
         )
 
 
-for _number in (1,):
-    stage(_number)
+for _stage in stages.DEMOS:
+    stage(int(_stage.removeprefix("stage")))
 
 
 @app.command()

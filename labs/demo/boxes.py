@@ -13,6 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from checks.runtimes import NAMESPACES
 from checks.trial import Ended
 from labs.demo.engine import Played, Side
 from labs.demo.screen import Screen
@@ -43,8 +44,18 @@ def sides(screen: Screen, done: Played, room: int) -> RenderableType:
     boxed = groups if len(groups) <= fitting else [groups[0], groups[-1]]
     width = screen.width if stacked else screen.width // len(boxed)
     contents = [_content(done, group[0], width, room) for group in boxed]
-    titles = [_title(group) for group in boxed]
-    lines = [_line(screen, done, group) for group in groups if group not in boxed]
+    titles = []
+    lines = []
+    for group in boxed:
+        fits = next(n for n in range(len(group), 0, -1) if n == 1 or _fits(done, group[:n], width))
+        titles.append(_title(done, group[:fits]))
+        if more := group[fits:]:
+            lines.append(_line(screen, _title(done, more), say("demo.as_there", side=titles[-1])))
+    lines += [
+        _line(screen, _title(done, group), _said(done, group[0]))
+        for group in groups
+        if group not in boxed
+    ]
     if stacked:
         both = [_box(*each, width) for each in zip(titles, contents, strict=True)]
         return Group(*both, *lines)
@@ -67,30 +78,51 @@ def grouped(played: Sequence[Side]) -> list[list[Side]]:
     return [*groups, [played[-1]]]
 
 
-def name(side: Side) -> str:
+def name(done: Played, side: Side) -> str:
     """Return what a side is called: the host, a stage, and what was asked of it."""
     if not side.stage:
         return say("demo.host")
-    number = side.stage.removeprefix("stage")
-    stage = say("demo.container") if number == "1" else say("demo.stage_n", number=number)
-    # The namespaces are what most steps are about: they speak for themselves.
-    asked = " ".join(word for word in side.options if word != "--namespaces")
+    if len(done.sides) == 2 and not side.options:
+        return say("demo.container")
+    stage = say("demo.stage_n", number=side.stage.removeprefix("stage"))
+    asked = asked_for(side.options)
     return f"{stage} · {asked}" if asked else stage
 
 
-def _title(group: Sequence[Side]) -> str:
-    return " = ".join(map(name, group))
+def asked_for(options: Sequence[str]) -> str:
+    """Return options in short: of the namespaces, what is asked for besides the usual ones."""
+    words = []
+    for before, word in pairwise(["", *options]):
+        kinds = word.split(",")
+        if before == "--namespaces":
+            more = [kind for kind in kinds if kind not in NAMESPACES]
+            usual = len(kinds) - len(more) == len(NAMESPACES)
+            words += [f"+{','.join(more)}"] if usual and more else [] if usual else [word]
+        elif word != "--namespaces":
+            words.append(word)
+    return " ".join(words)
 
 
-def _line(screen: Screen, done: Played, group: Sequence[Side]) -> Text:
-    """Return in one line what the sides of a group answered."""
-    title, ended = _title(group), group[0].ended
-    rows = _output(done, ended, 10**6)
+def _title(done: Played, group: Sequence[Side]) -> str:
+    return " = ".join(name(done, side) for side in group)
+
+
+def _fits(done: Played, group: Sequence[Side], width: int) -> bool:
+    """Say whether a group's title fits a box's frame."""
+    return cell_len(_title(done, group)) <= width - FRAME - 1
+
+
+def _said(done: Played, side: Side) -> str:
+    """Return in one line what a side answered: the lines that matter, or else all."""
+    rows = _output(done, side.ended, 10**6)
     telling = [text for text, matters in rows if matters] or [text for text, _ in rows]
-    said = " · ".join(text.removeprefix(MARK).strip() for text in telling)
-    said = said or say("demo.nothing")
-    line = Text(f"{title}  ", style="dim", no_wrap=True, overflow="ellipsis")
-    line.append(said, "none")
+    said = " · ".join(" ".join(text.removeprefix(MARK).split()) for text in telling)
+    return said or say("demo.nothing")
+
+
+def _line(screen: Screen, title: str, said: str) -> Text:
+    """Return in one line what a side without a box answered."""
+    line = Text.assemble((f"{title}  ", "dim"), said, no_wrap=True)
     line.truncate(screen.width, overflow="ellipsis")
     return line
 

@@ -12,7 +12,7 @@ from checks import kernel
 from checks.bench import Bench
 from checks.model import Finding, Verdict
 from checks.probes import observe
-from checks.runtimes import Request, Runtime, Unsupported, runtime
+from checks.runtimes import NAMESPACES, Request, Runtime, Unsupported, runtime
 from checks.trial import Ended, NotStarted, Trial
 from checks.visitor import Hindered
 from labs.demo import picture
@@ -23,6 +23,8 @@ from labs.stages import reference
 from labs.texts import say
 
 HOST = "@host"
+KINDS = (*NAMESPACES, *(kind for kind in kernel.NAMESPACES if kind not in NAMESPACES))
+"""The namespaces that a stage makes unasked, then the others."""
 NOT_FOUND = 127
 
 
@@ -203,10 +205,7 @@ class Engine:
             return {}, None
         try:
             with trial.started() as container:
-                links = {
-                    kind: Links(self.bench.link(kind), container.link(kind))
-                    for kind in kernel.NAMESPACES
-                }
+                links = {kind: Links(self.bench.link(kind), container.link(kind)) for kind in KINDS}
                 networks = picture.look(self.bench, container) if step.picture else None
         except (NotStarted, Unsupported, Hindered, OSError):
             return {}, None
@@ -221,14 +220,17 @@ class Engine:
 
         So both sides show the same program's words, and only the world around it differs.
         """
-        name = Path(command[0]).name
+        name, *arguments = [Path(command[0]).name, *command[1:]]
         busybox = str(self.bench.root / "bin/busybox")
-        tries = [[name, *command[1:]]]
-        if command[0].startswith("/bin/") and name != "sh" and os.path.exists(busybox):
-            tries.insert(0, [busybox, name, *command[1:]])
-        for words in tries:
+        tries = [([name, *arguments], dict(step.environment))]
+        if command[0].startswith("/bin/") and os.path.exists(busybox):
+            here = step.environment.get("PATH", os.environ.get("PATH", ""))
+            inside = [str(self.bench.root / folder) for folder in ("bin", "sbin", "usr/sbin")]
+            environment = {**step.environment, "PATH": ":".join([*inside, here])}
+            tries.insert(0, ([busybox, name, *arguments], environment))
+        for words, environment in tries:
             try:
-                return _run(self.host, Request(words, environment=step.environment))
+                return _run(self.host, Request(words, environment=environment))
             except OSError:
                 continue
         return Ended(NOT_FOUND, b"", f"{name}: not found".encode())

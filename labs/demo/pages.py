@@ -1,5 +1,6 @@
 """The pages of a demo, each as blocks from top to bottom."""
 
+import re
 from collections.abc import Sequence
 
 from rich.cells import cell_len
@@ -19,6 +20,8 @@ from labs.texts import say
 
 Blocks = list[RenderableType]
 
+NUMBERED = re.compile(r":\[\d+\]|/proc/\d+/")
+"""What differs between two containers in what is said of both."""
 FEWEST, MOST = 4, 14
 """Lines of output that a box shows: on a low screen, and on one as high as can be."""
 
@@ -86,7 +89,7 @@ def result(
     """
     did, why = _did(screen, demo, done), _why(screen, done, guess)
     whole, short = [*head, *asked], [*head]
-    every = len(done.finding.evidence)
+    every = len(telling(done, len(done.finding.evidence)))
     page: Blocks = []
     for top, gap, facts in (
         (whole, [Text()], every),
@@ -110,7 +113,7 @@ def verdict(screen: Screen, done: Played, most: int) -> Blocks:
     """Return the verdict with at most so many facts, and a word where it isn't the expected one."""
     sign = screen.sign(done.finding.verdict)
     facts = telling(done, most) or [""]
-    if hidden := len(done.finding.evidence) - len(facts):
+    if hidden := len(telling(done, len(done.finding.evidence))) - len(facts):
         facts[-1] += " " + say("demo.more_facts", count=hidden)
     margin = sign.cell_len + 2
     blocks: Blocks = []
@@ -128,15 +131,22 @@ def verdict(screen: Screen, done: Played, most: int) -> Blocks:
 def telling(done: Played, most: int) -> list[str]:
     """Return at most so many facts: the first of each axis, then the second ones, and so on.
 
-    They stay in their order.
+    They stay in their order, and none is told twice.
     """
     facts = [
         (rank, axis, fact)
         for axis, finding in enumerate(done.findings.values())
         for rank, fact in enumerate(finding.evidence)
     ]
-    chosen = sorted(facts)[:most]
-    return [fact for rank, axis, fact in facts if (rank, axis, fact) in chosen]
+    seen: set[str] = set()
+    fresh = []
+    for rank, axis, fact in sorted(facts):
+        # Each axis was measured on a container of its own, which says the same of its namespaces.
+        alike = NUMBERED.sub("", fact)
+        if alike not in seen:
+            seen.add(alike)
+            fresh.append((rank, axis, fact))
+    return [fact for rank, axis, fact in facts if (rank, axis, fact) in fresh[:most]]
 
 
 def _did(screen: Screen, demo: Demo, done: Played) -> Blocks:
@@ -146,7 +156,7 @@ def _did(screen: Screen, demo: Demo, done: Played) -> Blocks:
         blocks: Blocks = [screen.prose(say("demo.no_calls"), label)]
     else:
         made = those(done.calls, demo.calls_of(done.step))
-        text = " · ".join(call.short(done.places["root"]) for call in made)
+        text = " · ".join(call.short(done.places["root"], each) for call, each in made)
         if done.step.missing and not called(done.calls, done.step.missing):
             text += " " + say("demo.missing", call=done.step.missing)
         blocks = [screen.prose(text, label)]

@@ -177,7 +177,7 @@ def _beside(networks: Networks, names: Sequence[str], width: int) -> list[str]:
     inner = ends[1] if ends else None
     for link in container.links:
         if link is not inner:
-            right.rows += [f"  {row}" for row in container.lines(link)]
+            right.rows += [f"   {row}" for row in container.lines(link)]
     if ends and inner:
         bridge, port = _bridge(host, ends[0])
         left.rows += ["", *bridge]
@@ -186,13 +186,13 @@ def _beside(networks: Networks, names: Sequence[str], width: int) -> list[str]:
         right.rows += [""] * (left.cable - len(right.rows))
         right.cable = len(right.rows)
         first, *more = container.lines(inner)
-        right.rows += [f"● {first}", *(f"  {row}" for row in more)]
+        right.rows += [f"─● {first}", *(f"   {row}" for row in more)]
     height = max(len(left.rows), len(right.rows))
     lines = []
     for number, (one, other) in enumerate(
         zip(left.framed(names[0], height), right.framed(names[1], height), strict=True)
     ):
-        gap = "─ veth ".center(CABLE, "─") if number - 1 == left.cable and ends else " " * CABLE
+        gap = "veth".center(CABLE, "─") if number - 1 == left.cable and ends else " " * CABLE
         lines.append(f"{one}{set_cell_size(gap, CABLE)}{other}")
     return lines
 
@@ -211,9 +211,9 @@ class _Column:
         lines = _framed(name, rows, self.width)
         if self.cable >= 0:
             line = lines[self.cable + 1]
-            if line[2] == "●":
+            if line[1] == "─":
                 # It comes in from the left.
-                lines[self.cable + 1] = f"┼─{line[2:]}"
+                lines[self.cable + 1] = f"┼{line[1:]}"
             else:
                 # It goes out to the right, from the bridge's frame on.
                 kept = line[:-1].rstrip()

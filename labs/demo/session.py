@@ -59,8 +59,6 @@ def read_out(
             page = pages.result(screen, demo, played[-1], head=head, asked=asked)
             if step.picture:
                 page += [Text(), *pages.drawn(screen, played[-1])]
-            if step.picture:
-                page += [Text(), *pages.drawn(screen, played[-1])]
             screen.show([*page, Text()])
     if screen and whole:
         screen.show(summary.table(screen, demo, played, measured(engine, played)))

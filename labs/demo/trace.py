@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-LINE = re.compile(r"\[(\d+)\] ([a-z_0-9]+)\((.*?)\)(?: = (-?\d+(?: E\w+ \(.*\))?|/.*))?")
+LINE = re.compile(r"\[(\d+)\] ([A-Za-z_0-9]+)\((.*?)\)(?: = (-?\d+(?: E\w+ \(.*\))?|/.*))?")
 
-IDLE = re.compile(r", (?:NULL|exit_signal \w+)|^NULL, ")
+IDLE = re.compile(r", (?:NULL|exit_signal \w+|MS_NOSUID\|MS_NODEV\|MS_NOEXEC)|^NULL, ")
 """Arguments that say nothing to somebody who reads a call in short."""
 
 
@@ -24,9 +24,15 @@ class Call:
         ending = f" = {self.result}" if self.result else ""
         return f"{self.name}({self.arguments}){ending}"
 
-    def short(self, root: str) -> str:
-        """Return the call in few words: what it is about, and the error if there was one."""
+    def short(self, root: str, wanted: str = "") -> str:
+        """Return the call in few words: what it is about, and the error if there was one.
+
+        Where one flag of several was `wanted`, as in `clone3(CLONE_NEWNET`, it stands for all.
+        """
         words = IDLE.sub("", self.arguments.partition(", [")[0]).replace(f'"{root}"', '"ROOT"')
+        flag = wanted.partition("(")[2]
+        if flag in (flags := words.split("|")) and len(flags) > 1:
+            words = f"…|{flag}"
         error = f" {self.result.split()[1]}" if self.result.startswith("-1 ") else ""
         return f"{self.name}({words}){error}"
 
@@ -50,17 +56,20 @@ def calls(stderr: str) -> list[Call]:
     return found
 
 
-def those(made: Iterable[Call], wanted: Sequence[str]) -> list[Call]:
-    """Return the calls of these names, or such as `mount(proc`: with that in their arguments.
+def those(made: Iterable[Call], wanted: Sequence[str]) -> list[tuple[Call, str]]:
+    """Return the calls of these names, or such as `mount("proc"`: with that among the arguments.
 
-    A call that two processes return from, as the parent and its child do, is one.
+    Each with what it was wanted for. A call that two processes return from, as a parent and its
+    child do, is one.
     """
-    found: list[Call] = []
+    found: list[tuple[Call, str]] = []
     for call in made:
-        if any(called([call], each) for each in wanted):
-            last = found[-1] if found else None
-            if not last or (last.name, last.arguments) != (call.name, call.arguments):
-                found.append(call)
+        for each in wanted:
+            last = found[-1][0] if found else None
+            again = last and (last.name, last.arguments) == (call.name, call.arguments)
+            if called([call], each) and not again:
+                found.append((call, each))
+                break
     return found
 
 
