@@ -18,7 +18,10 @@ WIDEST = 120
 PROSE = 92
 """Columns of a paragraph at most: longer lines lose the reader."""
 
-PLAIN = {"·": "-", "…": "~", "—": "-", "›": ">", "→": ">", "×": "x", "≠": "!"}
+PLAIN = {
+    **{"·": "-", "…": "~", "—": "-", "–": "-", "›": ">", "→": ">", "×": "x", "≠": "!"},
+    **{"“": '"', "”": '"'},
+}
 """What stands for a character that the output can't spell: as wide as it is."""
 
 

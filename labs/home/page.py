@@ -110,11 +110,14 @@ def keys(screen: Screen, names: Sequence[str], **places: object) -> Blocks:
 
 def helped(screen: Screen, names: Sequence[str], file: str) -> Blocks:
     """Return what each key does, and what the signs mean."""
-    places = {"all": len(axes()), "file": file}
     return [
         *(screen.prose(say(f"home.help_{name}")) for name in names),
         Text(),
-        *(screen.prose(say(f"home.help_{name}", **places)) for name in ("signs", "axes", "file")),
+        screen.prose(say("home.help_signs")),
+        screen.prose(say("home.help_axes", all=len(axes()))),
+        screen.prose(say("home.help_file")),
+        # On a line of its own, as it is: a path that was folded can't be copied.
+        Text(file, no_wrap=True, overflow="ignore"),
         Text(),
     ]
 
