@@ -18,10 +18,7 @@ WIDEST = 120
 PROSE = 92
 """Columns of a paragraph at most: longer lines lose the reader."""
 
-PLAIN = {
-    **{"·": "-", "…": "~", "—": "-", "–": "-", "›": ">", "→": ">", "×": "x", "≠": "!"},
-    **{"“": '"', "”": '"'},
-}
+PLAIN = dict(zip("·…—–›→×≠“”", '-~-->>x!""', strict=True))
 """What stands for a character that the output can't spell: as wide as it is."""
 
 
