@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Sequence
 from itertools import pairwise, repeat, zip_longest
 
-from rich import box
+from rich import box, console
 from rich.cells import cell_len, set_cell_size
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -28,6 +28,8 @@ FRAME = 4
 """Columns that a box's frame and padding take."""
 MARK = "> "
 
+Group = list[Side]
+"""Sides with the same answer."""
 Line = tuple[str, bool]
 """A line of output, and whether it is one that matters."""
 
@@ -38,12 +40,35 @@ def sides(screen: Screen, done: Played, room: int) -> RenderableType:
     What answered as the host did shares its box. Where not all boxes fit beside each other, the
     host's and the container's are shown, and a line for each of the others.
     """
-    groups = grouped(done.sides)
     stacked = screen.width < NARROW
-    fitting = 2 if stacked else max(screen.width // LEAST, 2)
-    boxed = groups if len(groups) <= fitting else [groups[0], groups[-1]]
-    width = screen.width if stacked else screen.width // len(boxed)
+    boxed, titles, lines = _arranged(screen, done)
+    width = _width(screen, boxed)
     contents = [_content(done, group[0], width, room) for group in boxed]
+    if stacked:
+        both = [_box(*each, width) for each in zip(titles, contents, strict=True)]
+        return console.Group(*both, *lines)
+    height = max(len(content.plain.splitlines()) for content in contents) + 2
+    grid = Table.grid(padding=0)
+    grid.add_row(*map(_box, titles, contents, repeat(width), repeat(height)))
+    return console.Group(grid, *lines)
+
+
+def below(screen: Screen, done: Played) -> int:
+    """Return how many lines there are below the boxes."""
+    return len(_arranged(screen, done)[2])
+
+
+def _width(screen: Screen, boxed: Sequence[Group]) -> int:
+    """Return how wide each box is."""
+    return screen.width if screen.width < NARROW else screen.width // len(boxed)
+
+
+def _arranged(screen: Screen, done: Played) -> tuple[list[Group], list[str], list[Text]]:
+    """Return what gets a box, the titles of these boxes, and the lines for all others."""
+    groups = grouped(done.sides)
+    fitting = 2 if screen.width < NARROW else max(screen.width // LEAST, 2)
+    boxed = groups if len(groups) <= fitting else [groups[0], groups[-1]]
+    width = _width(screen, boxed)
     titles = []
     lines = []
     for group in boxed:
@@ -56,18 +81,12 @@ def sides(screen: Screen, done: Played, room: int) -> RenderableType:
         for group in groups
         if group not in boxed
     ]
-    if stacked:
-        both = [_box(*each, width) for each in zip(titles, contents, strict=True)]
-        return Group(*both, *lines)
-    height = max(len(content.plain.splitlines()) for content in contents) + 2
-    grid = Table.grid(padding=0)
-    grid.add_row(*map(_box, titles, contents, repeat(width), repeat(height)))
-    return Group(grid, *lines)
+    return boxed, titles, lines
 
 
-def grouped(played: Sequence[Side]) -> list[list[Side]]:
+def grouped(played: Sequence[Side]) -> list[Group]:
     """Return the sides, those with the same answer together; the container's is always alone."""
-    groups: list[list[Side]] = []
+    groups: list[Group] = []
     for side in played[:-1]:
         for group in groups:
             if (group[0].command, group[0].ended) == (side.command, side.ended):

@@ -15,7 +15,7 @@ from labs.demo.engine import Played
 from labs.demo.screen import Screen
 from labs.demo.script import Demo, Places, Step
 from labs.demo.trace import called, those
-from labs.demo.wrap import bar
+from labs.demo.wrap import TIE, bar
 from labs.texts import say
 
 Blocks = list[RenderableType]
@@ -85,22 +85,23 @@ def result(
 
     On a screen of `rows` lines (0: without end) the output is cropped until the page fits, below
     `head` and `asked`. Where that isn't enough, it goes without a blank line, then with the most
-    telling facts alone, then without `asked`.
+    telling facts alone, then without `asked`, and at last without what did it.
     """
     did, why = _did(screen, demo, done), _why(screen, done, guess)
     whole, short = [*head, *asked], [*head]
     every = len(telling(done, len(done.finding.evidence)))
     page: Blocks = []
-    for top, gap, facts in (
-        (whole, [Text()], every),
-        (whole, [], every),
-        *((whole, [], few) for few in range(min(every - 1, 4), 1, -1)),
-        *((short, [], few) for few in range(min(every, 4), 0, -1)),
+    for top, gap, facts, by in (
+        (whole, [Text()], every, did),
+        (whole, [], every, did),
+        *((whole, [], few, did) for few in range(min(every - 1, 4), 1, -1)),
+        *((short, [], few, did) for few in range(min(every, 4), 0, -1)),
+        (short, [], 1, []),
     ):
-        rest = [*verdict(screen, done, facts), *did, *gap, *why]
+        rest = [*verdict(screen, done, facts), *by, *gap, *why]
         room = MOST
         if rows:
-            taken = sum(map(screen.lines, [*top, *rest]))
+            taken = sum(map(screen.lines, [*top, *rest])) + boxes.below(screen, done)
             stacked = 2 if screen.width < boxes.NARROW else 1
             room = min(max((rows - taken) // stacked - 2, FEWEST), MOST)
         page = [*top, boxes.sides(screen, done, room), *rest]
@@ -114,7 +115,7 @@ def verdict(screen: Screen, done: Played, most: int) -> Blocks:
     sign = screen.sign(done.finding.verdict)
     facts = telling(done, most) or [""]
     if hidden := len(telling(done, len(done.finding.evidence))) - len(facts):
-        facts[-1] += " " + say("demo.more_facts", count=hidden)
+        facts[-1] += " " + say("demo.more_facts", count=hidden).replace(" ", TIE)
     margin = sign.cell_len + 2
     blocks: Blocks = []
     for number, fact in enumerate(facts):

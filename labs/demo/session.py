@@ -130,15 +130,20 @@ class Player:
         keys = (AGAIN, SHELL, CALLS, FACTS, HELP, *([PICTURE] if step.picture else []))
         keys = (AGAIN, SHELL, CALLS, FACTS, HELP, *([PICTURE] if step.picture else []))
         while True:
-            key = self._wait(self._result(step), shown(step), keys)
+            key = self._wait(self.result(step), shown(step), keys)
             if key == AGAIN:
-                self.played[step.id] = self.engine.play(step)
+                self._play(step)
             elif key == SHELL:
                 self._shell(step)
             elif key in keys:
                 self._wait(self._behind(step, key), ("return",))
             else:
                 return key
+
+    def _play(self, step: Step) -> None:
+        """Play a step, and say so: it may take a moment."""
+        self.screen.show([self.screen.prose(say("demo.playing"), style="dim")])
+        self.played[step.id] = self.engine.play(step)
 
     def _behind(self, step: Step, key: str) -> pages.Blocks:
         """Return the page that a key opens behind a step's."""
@@ -153,19 +158,22 @@ class Player:
 
     def _ask(self, step: Step) -> str:
         """Have the student predict; Enter means: go on, with a guess or without."""
-        page = [
-            *pages.step_head(self.screen, self.demo, step, self.places["root"]),
-            *pages.intro(self.screen, step, self.places),
-            *pages.question(self.screen, step, self.places),
-        ]
-        key = self._wait(page, ("choose", "skip", "left", "quit"), tuple(step.choices))
+        key = self._wait(self.asked(step), ("choose", "skip", "left", "quit"), tuple(step.choices))
         if key in step.choices:
             self.guesses[step.id] = key
             return ENTER
         # `b` is an answer here, so the way back is the arrow.
         return BACK if key == LEFT else key
 
-    def _result(self, step: Step) -> pages.Blocks:
+    def asked(self, step: Step) -> pages.Blocks:
+        """Return the page of a step before it is played."""
+        return [
+            *pages.step_head(self.screen, self.demo, step, self.places["root"]),
+            *pages.intro(self.screen, step, self.places),
+            *pages.question(self.screen, step, self.places),
+        ]
+
+    def result(self, step: Step) -> pages.Blocks:
         """Return a played step's page, as high as the screen."""
         asked = self.screen.prose(step.question.filled(self.places), style="bold")
         head = pages.step_head(self.screen, self.demo, step, self.places["root"])

@@ -10,7 +10,11 @@ CLOSING = "，。、；：？！）」』”’》】…—"
 OPENING = "（「『“‘《【"
 """Never at its end."""
 
-TOKEN = re.compile(rf"\s+|[{OPENING}]*(?:[\u2e80-\uffee]|[^\s\u2e80-\uffee]+)[{CLOSING}]*")
+TIE = "\u00a0"
+"""A space at which no line is broken."""
+
+LATIN = rf"(?:[^\s\u2e80-\uffee]|{TIE})+"
+TOKEN = re.compile(rf"(?:(?!{TIE})\s)+|[{OPENING}]*(?:[\u2e80-\uffee]|{LATIN})[{CLOSING}]*")
 
 
 def wrap(text: str, width: int) -> list[str]:
