@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pexpect
@@ -14,13 +15,6 @@ from tests.running import LABRUN
 PATIENCE = 20.0
 
 
-def become(user: int) -> None:
-    """Become an ordinary user, in a process that is about to start a program."""
-    os.setgroups([])
-    os.setgid(user)
-    os.setuid(user)
-
-
 class Terminal:
     """A terminal with labrun in it."""
 
@@ -29,8 +23,7 @@ class Terminal:
         *arguments: str,
         rows: int = 24,
         columns: int = 80,
-        user: int | None = None,
-        **environment: str,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.screen = pyte.Screen(columns, rows)
         self.stream = pyte.ByteStream(self.screen)
@@ -40,9 +33,8 @@ class Terminal:
             LABRUN,
             list(arguments),
             dimensions=(rows, columns),
-            env={**ours, "TERM": "xterm-256color", "LANG": "C.UTF-8", **environment},
+            env={**ours, "TERM": "xterm-256color", "LANG": "C.UTF-8", **(environment or {})},
             timeout=PATIENCE,
-            preexec_fn=None if user is None else lambda: become(user),
         )
 
     def text(self) -> str:

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from labs.demo import script
 from labs.home import route
 from labs.home.route import State, following, here
 from labs.stages import BUILT
-from tests.running import LABRUN, ordinary_user, run
+from tests.running import LABRUN, NOBODY, ordinary_user, run
 from tests.terminal import Terminal
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="cannot: needs root")
@@ -181,7 +182,7 @@ def test_it_is_chinese_in_chinese(state: Path) -> None:
     know(state, STEPS[0])
     page = plain(state, "--lang", "zh")
     assert f"◐ 第 2/{len(STEPS)} 步" in rows(page)[1]
-    assert "敬请期待" in rows(page)[5]
+    assert "待续" in rows(page)[5]
     # Control: nothing of it was left in English.
     assert not re.search(r"\b(step|stage|axes|Next|come)\b", page.replace("stage1", ""))
     assert page == plain(state, LC_ALL="zh_CN.UTF-8")
@@ -223,7 +224,9 @@ def test_a_damaged_file_is_a_line_and_the_map_is_there(state: Path) -> None:
 
 
 def test_an_ordinary_user_sees_it_too(state: Path) -> None:
-    page = plain(Path("/nonexistent"), "--lang", "en", user=ordinary_user())
+    nowhere = Path("/tmp") / f"labrun-test-nothing-{os.getpid()}"
+    page = plain(nowhere, "--lang", "en", user=ordinary_user())
+    assert not nowhere.exists()
     assert "· not root ·" in page
 
 
@@ -247,7 +250,7 @@ def at(
 ) -> Terminal:
     """Return a terminal with the map in it."""
     more = {"XDG_STATE_HOME": str(state), "NO_COLOR": no_color}
-    home = Terminal("--lang", language, rows=rows, columns=columns, user=None, **more)
+    home = Terminal("--lang", language, rows=rows, columns=columns, environment=more)
     home.see(KEYS[language])
     return home
 
@@ -330,7 +333,7 @@ def test_without_colours_it_has_all_its_words(state: Path) -> None:
 
 
 def test_a_terminal_that_can_t_be_wiped_gets_the_text(state: Path) -> None:
-    home = Terminal("--lang", "en", XDG_STATE_HOME=str(state), TERM="dumb")
+    home = Terminal("--lang", "en", environment={"XDG_STATE_HOME": str(state), "TERM": "dumb"})
     assert home.end() == 0
     assert "labrun --help" in home.text()
 
@@ -385,7 +388,7 @@ def test_whoever_begins_in_the_middle_gets_the_whole_table(state: Path) -> None:
 @MACHINE
 def test_two_labruns_at_once_lose_nothing(state: Path) -> None:
     demos = [
-        Terminal("stage1", step, "--lang", "en", XDG_STATE_HOME=str(state))
+        Terminal("stage1", step, "--lang", "en", environment={"XDG_STATE_HOME": str(state)})
         for step in ("pwd", "ip-route")
     ]
     for demo in demos:
@@ -400,9 +403,29 @@ def test_two_labruns_at_once_lose_nothing(state: Path) -> None:
 
 @ROOT_ONLY
 @MACHINE
+@pytest.mark.parametrize(("sudo", "owner"), [({"SUDO_UID": str(NOBODY)}, NOBODY), ({}, 0)])
+def test_what_is_played_behind_sudo_is_the_student_s(sudo: dict[str, str], owner: int) -> None:
+    # Pytest's own temporary folders are closed to others.
+    with tempfile.TemporaryDirectory(prefix="labrun-test-") as name:
+        folder = Path(name)
+        os.chown(folder, owner, owner)
+        demo = Terminal(
+            "stage1", "pwd", "--lang", "en", environment=sudo | {"XDG_STATE_HOME": name}
+        )
+        demo.see("look without one")
+        demo.press("b", r"You said b(.|\n)*\? help")
+        demo.child.send("q")
+        assert demo.end() == 0
+        made = [path.stat().st_uid for path in (folder / "labrun", *folder.glob("labrun/*"))]
+        assert set(made) == {owner}
+        assert len(made) > 1
+
+
+@ROOT_ONLY
+@MACHINE
 def test_a_demo_goes_on_where_nothing_can_be_kept_and_says_so_at_its_end(state: Path) -> None:
     (state / "labrun").write_text("no folder")
-    demo = Terminal("stage1", "pwd", "--lang", "en", XDG_STATE_HOME=str(state))
+    demo = Terminal("stage1", "pwd", "--lang", "en", environment={"XDG_STATE_HOME": str(state)})
     demo.see("look without one")
     demo.press("b", r"You said b(.|\n)*\? help")
     demo.child.send("q")
