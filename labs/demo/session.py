@@ -128,7 +128,6 @@ class Player:
             self.played[step.id] = self.engine.play(step)
             self.trouble = progress.played(self.demo.stage, step.id) or self.trouble
         keys = (AGAIN, SHELL, CALLS, FACTS, HELP, *([PICTURE] if step.picture else []))
-        keys = (AGAIN, SHELL, CALLS, FACTS, HELP, *([PICTURE] if step.picture else []))
         while True:
             key = self._wait(self.result(step), shown(step), keys)
             if key == AGAIN:

@@ -17,11 +17,14 @@ from rich.text import Text
 from labs import progress, texts
 from labs.demo.keys import ENTER, HELP, QUIT, Keys
 from labs.demo.screen import Screen
+from labs.errors import FAILED
 from labs.home import page, route
 from labs.texts import say
 
 SIGNALLED = 128
 """An exit status from here on is 128 and a signal's number."""
+PAGES = ("stage", "matrix")
+"""How commands begin that lead through pages of their own, which the student leaves by a key."""
 MATRIX, EXERCISE, CHECK, DOCTOR, LANGUAGE = "m", "e", "c", "d", "l"
 
 
@@ -139,9 +142,9 @@ class Home:
         self.screen.show([typed, Text()], page=True)
         with self.keys.lent():
             status = _run([str(Path(sys.executable).with_name("labrun")), *words])
-        plays = arguments[0].startswith("stage") and status in (0, 1)
-        if status < SIGNALLED and not plays:
-            # A demo has pages of its own; what others wrote has to be read first.
+        pages = arguments[0].startswith(PAGES) and status in (0, FAILED)
+        if status < SIGNALLED and not pages:
+            # What isn't a page of its own has to be read first; so has a refusal.
             self.screen.show([Text(), *page.keys(self.screen, ["return"])])
             self.keys.next()
         return status
