@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 ENTER, LEFT, BACK, QUIT, HELP = "enter", "left", "b", "q", "?"
-AGAIN, SHELL, CALLS = "r", "s", "k"
+AGAIN, SHELL, CALLS, FACTS, PICTURE = "r", "s", "k", "e", "p"
 
 SAME = {
     # what terminals send: what it means here

@@ -19,7 +19,7 @@ DEMOS = [load(file.stem) for file in sorted(FOLDER.glob("stage*.toml"))]
 STEPS = [
     pytest.param(demo, step, id=f"{demo.stage}-{step.id}") for demo in DEMOS for step in demo.steps
 ]
-PLACES = {"root", "up", "file", "secret", "process", "shm", "here"}
+PLACES = {"root", "up", "file", "secret", "process", "shm", "port", "abstract", "here"}
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 BARE = re.compile(r"[^\u4e00-\u9fff]{1,24}")
 """A Chinese text without Chinese is a name or a path, and short."""

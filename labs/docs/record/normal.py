@@ -14,6 +14,7 @@ from pathlib import Path
 from checks.model import Finding
 from checks.trial import Ended
 from labs.demo.engine import Played
+from labs.demo.picture import Networks
 from labs.demo.trace import Call
 from labs.docs.record import labhost
 from labs.paths import CHECKOUT
@@ -111,17 +112,27 @@ class Normal:
 
     def played(self, done: Played) -> Played:
         """Return a step that was played as it would have been anywhere else."""
-        finding = Finding(done.finding.verdict, tuple(map(self, done.finding.evidence)))
         return replace(
             done,
             places={name: self(value) for name, value in done.places.items()},
-            command=[*map(self, done.command)],
-            host_command=[*map(self, done.host_command)],
-            host=self.ended(done.host),
-            container=self.ended(done.container),
-            finding=finding,
+            sides=[
+                replace(side, command=[*map(self, side.command)], ended=self.ended(side.ended))
+                for side in done.sides
+            ],
+            findings={
+                axis: Finding(found.verdict, tuple(map(self, found.evidence)))
+                for axis, found in done.findings.items()
+            },
+            networks=done.networks and self.networks(done.networks),
             calls=[
                 Call(call.pid, call.name, self(call.arguments), self(call.result))
                 for call in done.calls
             ],
+        )
+
+    def networks(self, found: Networks) -> Networks:
+        """Return networks as they would be anywhere else."""
+        return Networks(
+            replace(found.host, namespace=self(found.host.namespace)),
+            replace(found.container, namespace=self(found.container.namespace)),
         )
