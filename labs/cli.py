@@ -155,6 +155,38 @@ def check(
     )
 
 
+@app.command()
+def matrix(
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(metavar='NAME="CMD"', help="One more column: a runtime of your own."),
+    ] = None,
+    only: Annotated[str | None, typer.Option(metavar="AXIS,...", help="These axes only.")] = None,
+    json: JsonFile = None,
+    lang: Language = None,
+) -> None:
+    """Measure every axis against the host, each stage, and each real runtime installed."""
+    from labs import matrix
+
+    texts.speak(lang)
+    sys.exit(
+        matrix.command(runtimes=runtime or [], only=only.split(",") if only else [], json_file=json)
+    )
+
+
+@app.command()
+def diff(
+    older: Annotated[str, typer.Argument(metavar="N", help="A stage: 1.")],
+    newer: Annotated[str, typer.Argument(metavar="M", help="A later one: 2.")],
+    lang: Language = None,
+) -> None:
+    """Show what a stage adds to an earlier one, and which axes each piece closes."""
+    from labs import diff
+
+    texts.speak(lang)
+    sys.exit(diff.command(older, newer))
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def test(
     context: typer.Context,
