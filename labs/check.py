@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -45,13 +45,13 @@ def command(
 ) -> int:
     """Run the checks of `stages`, or the axes in `only`; return the contract's exit status."""
     asked = _asked(stages or [BUILT[-1]], only)
-    _must_be_writable(json_file, junit)
+    must_be_writable(json_file, junit)
     if not no_input:
         # What can't be judged without root is said below, check by check.
         with contextlib.suppress(Refused):
             privilege.become_root(sys.argv[1:])
     for stage in asked:
-        _must_run(reference(stage) if runtime is None else runtime)
+        must_run(reference(stage) if runtime is None else runtime)
     rootfs = _rootfs(root)
     screen = Console(stderr=json_file == "-", highlight=False)
     began = time.monotonic()
@@ -76,7 +76,7 @@ def command(
             "summary": summary | {"seconds": seconds},
             "checks": rows,
         }
-        _write(json_file, json.dumps(report, ensure_ascii=False, indent=2) + "\n")
+        write(json_file, json.dumps(report, ensure_ascii=False, indent=2) + "\n")
     return FAILED if counts["fail"] else CANNOT if counts["cannot"] else 0
 
 
@@ -90,6 +90,16 @@ def _asked(stages: list[str], only: list[str]) -> dict[str, list[Axis]]:
                 texts.say("check.name_stage", stages=", ".join(BUILT)),
                 status=USAGE,
             )
+    if only:
+        return {stages[-1]: chosen(only)}
+    return {
+        stage: [axis for axis in axes().values() if axis.stage <= BUILT.index(stage) + 1]
+        for stage in stages
+    }
+
+
+def chosen(only: Sequence[str]) -> list[Axis]:
+    """Return the axes in `only`, or all where it is empty. Raises Refused for an unknown one."""
     only = list(dict.fromkeys(id_.strip() for id_ in only))
     for id_ in only:
         if id_ not in axes():
@@ -99,15 +109,10 @@ def _asked(stages: list[str], only: list[str]) -> dict[str, list[Axis]]:
                 texts.say("check.name_axis", axes=", ".join(axes())),
                 status=USAGE,
             )
-    if only:
-        return {stages[-1]: [axes()[id_] for id_ in only]}
-    return {
-        stage: [axis for axis in axes().values() if axis.stage <= BUILT.index(stage) + 1]
-        for stage in stages
-    }
+    return [axes()[id_] for id_ in only or axes()]
 
 
-def _must_run(command: str) -> None:
+def must_run(command: str) -> None:
     """Refuse a runtime that can't be a program, before anything is started."""
     try:
         words = shlex.split(command)
@@ -145,14 +150,15 @@ def _note(stage: str, judged: str) -> None:
         print(f"labrun: {trouble}", file=sys.stderr)
 
 
-def _must_be_writable(*files: str | Path | None) -> None:
+def must_be_writable(*files: str | Path | None) -> None:
     """Refuse a report file that can't be written, before a minute's work is lost to it."""
     for file in map(str, filter(None, files)):
         if file != "-":
-            _write(file, "", append=True)
+            write(file, "", append=True)
 
 
-def _write(file: str, text: str, *, append: bool = False) -> None:
+def write(file: str, text: str, *, append: bool = False) -> None:
+    """Write a report; `-` is stdout. Raises Refused where it can't be written."""
     if file == "-":
         sys.stdout.write(text)
         return
@@ -230,7 +236,7 @@ class Suites:
                 if part.exists():
                     self._all.extend(ElementTree.parse(part).getroot().iter("testsuite"))
                     text = ElementTree.tostring(self._all, encoding="unicode", xml_declaration=True)
-                    _write(str(self.file), f"{text}\n")
+                    write(str(self.file), f"{text}\n")
 
 
 @contextlib.contextmanager

@@ -125,6 +125,35 @@ def check(
     )
 
 
+@app.command()
+def matrix(
+    runtime: Annotated[list[str] | None, typer.Option(metavar='NAME="CMD"')] = None,
+    only: Annotated[str | None, typer.Option(metavar="AXIS,...")] = None,
+    json: JsonFile = None,
+    lang: Language = None,
+) -> None:
+    """Measure every axis against the host, each stage, and each real runtime installed."""
+    from labs import matrix
+
+    texts.speak(lang)
+    sys.exit(
+        matrix.command(runtimes=runtime or [], only=only.split(",") if only else [], json_file=json)
+    )
+
+
+@app.command()
+def diff(
+    older: Annotated[str, typer.Argument(metavar="N")],
+    newer: Annotated[str, typer.Argument(metavar="M")],
+    lang: Language = None,
+) -> None:
+    """Show what a stage adds to an earlier one, and which axes each piece closes."""
+    from labs import diff
+
+    texts.speak(lang)
+    sys.exit(diff.command(older, newer))
+
+
 @app.command(
     options_metavar="[OPTIONS] [PYTEST-ARG]...",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},

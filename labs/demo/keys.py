@@ -8,7 +8,7 @@ import os
 import termios
 import tty
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
@@ -40,9 +40,9 @@ class Keys:
     this state, is a key without a meaning.
     """
 
-    def __init__(self, terminal: int = 0) -> None:
-        """Read from the descriptor `terminal`."""
-        self.terminal = terminal
+    def __init__(self, terminal: int = 0, same: Mapping[str, str] = SAME) -> None:
+        """Read from the descriptor `terminal`; `same` is what keys mean, as they are sent."""
+        self.terminal, self.same = terminal, same
         self._waiting: deque[str] = deque()
         self._before: list[Any] = []
 
@@ -95,4 +95,4 @@ class Keys:
             # An escape sequence is one key, and arrives in one piece.
             self._waiting.extend([read] if read.startswith(ESCAPE) else read)
         key = self._waiting.popleft()
-        return SAME.get(key, key.lower())
+        return self.same.get(key, key.lower())

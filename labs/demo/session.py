@@ -106,6 +106,7 @@ class Player:
 
     def _end(self, steps: Sequence[Step]) -> str:
         """Show the table and what follows from it, on one page or, on a low screen, on two."""
+        self._say_playing()
         # Whoever began in the middle gets the whole table all the same.
         played = [self.played.get(step.id) or self.engine.play(step) for step in steps]
         before = measured(self.engine, played)
@@ -140,9 +141,13 @@ class Player:
                 return key
 
     def _play(self, step: Step) -> None:
-        """Play a step, and say so: it may take a moment."""
-        self.screen.show([self.screen.prose(say("demo.playing"), style="dim")])
+        """Play a step and keep what happened."""
+        self._say_playing()
         self.played[step.id] = self.engine.play(step)
+
+    def _say_playing(self) -> None:
+        """Say that something is under way: it may take a moment."""
+        self.screen.show([self.screen.prose(say("demo.playing"), style="dim")])
 
     def _behind(self, step: Step, key: str) -> pages.Blocks:
         """Return the page that a key opens behind a step's."""

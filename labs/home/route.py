@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 
 from checks.model import axes
 from labs import progress
@@ -99,11 +100,16 @@ def road(known: progress.Progress) -> list[Stage]:
         Stage(
             number,
             built=(name := f"stage{number}") in BUILT,
-            steps=script.load(name).steps if name in BUILT and script.exists(name) else (),
+            steps=_steps(name) if name in BUILT else (),
             known=known.of(name),
         )
         for number in STAGES
     ]
+
+
+@cache
+def _steps(stage: str) -> Sequence[script.Step]:
+    return script.load(stage).steps if script.exists(stage) else ()
 
 
 def here(stages: Sequence[Stage]) -> Stage:

@@ -92,7 +92,7 @@ class Reader:
     def __post_init__(self) -> None:
         self.page = self.context.new_page()
         self.context.on("request", self._asked)
-        self.context.on("requestfailed", lambda it: self._note(f"failed: {it.url} {it.failure}"))
+        self.context.on("requestfailed", self._failed)
         self.context.on("response", self._answered)
         self.context.on("console", self._console)
         self.context.on("weberror", lambda it: self._note(f"error: {it.error}"))
@@ -106,6 +106,11 @@ class Reader:
             return
         if not request.url.startswith(f"{self.home}/"):
             self._note(f"asked for {request.url}")
+
+    def _failed(self, request: Any) -> None:
+        # A page that sends its reader on while it is still arriving.
+        if not (request.is_navigation_request() and request.failure == "net::ERR_ABORTED"):
+            self._note(f"failed: {request.url} {request.failure}")
 
     def _answered(self, response: Any) -> None:
         if response.status >= 400:
@@ -132,7 +137,9 @@ class Reader:
         """Return what axe finds against WCAG 2.2 AA: a line for each rule, with some elements."""
         from axe_playwright_python.sync_playwright import Axe
 
-        options = {"runOnly": {"type": "tag", "values": WCAG}, "resultTypes": ["violations"]}
+        # Without preload: it fetches style sheets once more, which browsers forbid in folders.
+        rules = {"type": "tag", "values": WCAG}
+        options = {"runOnly": rules, "resultTypes": ["violations"], "preload": False}
         found = []
         for rule in Axe().run(self.page, options=options).response["violations"]:
             nodes = rule["nodes"]

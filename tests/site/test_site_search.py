@@ -17,13 +17,15 @@ RESULTS = ".md-search-result__item a.md-search-result__link"
 
 
 def search(who: Reader, word: str) -> None:
-    """Type a word into the search, once it is ready."""
-    ready = re.compile("Type to start searching|键入以开始搜索")
-    who.page.locator(".md-search-result__meta", has_text=ready).wait_for(state="attached")
+    """Type a word into the search, once it is ready; in a folder that takes its opening."""
     box = who.page.locator("input[name=query]")
     glass = who.page.locator("label.md-header__button[for=__search]")
     (glass if glass.is_visible() else box).click()
-    box.press_sequentially(word)
+    ready = re.compile("Type to start searching|键入以开始搜索")
+    who.page.locator(".md-search-result__meta", has_text=ready).wait_for()
+    box.fill(word)
+    # It looks at the word when a key comes up, as the last key of an input method does.
+    box.press("End")
 
 
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark")])
@@ -39,10 +41,10 @@ def test_search_finds_words_and_leads_to_them(
             result = page.locator(RESULTS).first
             result.wait_for()
             assert who.violations() == []
+            href = result.evaluate("link => link.href")
             result.click()
-            page.wait_for_url(f"{home}/{language}/**")
-            page.locator("article mark").first.wait_for()
-            assert word in page.locator("article").inner_text()
+            page.wait_for_url(href)
+            assert word in page.locator("article").inner_text().lower()
         assert who.complaints == []
 
 
