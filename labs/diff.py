@@ -34,7 +34,7 @@ def command(older: str, newer: str) -> int:
     if BUILT.index(first) >= BUILT.index(last):
         raise Refused("diff", say("diff.order"), say("diff.remedy"), status=USAGE)
     screen = Screen()
-    for line in _unified(first, last):
+    for line in unified(first, last):
         style = next((look for mark, look in STYLES.items() if line.startswith(mark)), "")
         # Never folded: what looks like a new line would be one to whoever reads the diff.
         screen.out.print(Text(line, style=style), soft_wrap=True)
@@ -57,7 +57,7 @@ def _stage(name: str) -> str:
     return stage
 
 
-def _unified(first: str, last: str) -> Iterator[str]:
+def unified(first: str, last: str) -> Iterator[str]:
     """Yield the lines of the difference between two runtime.py."""
     files = [next(STAGES.glob(f"{stage}_*/runtime.py")) for stage in (first, last)]
     old, new = (file.read_text(encoding="utf-8").splitlines() for file in files)

@@ -45,6 +45,8 @@ def build(target: Path, source: Path = CHECKOUT) -> None:
                 build_tree(config)
             except (Abort, MkDocsException) as error:
                 raise Refused(f"the site, {language}", say("docs.warned"), str(error)) from None
+            # Its links hold only at the root of a host; whoever serves the site has one of its own.
+            (target / language / "404.html").unlink()
     shutil.copy(source / "docs" / "index.html", target / "index.html")
     (target / MARK).touch()
 

@@ -43,7 +43,7 @@ class Page:
     def commands(self) -> list[tuple[str, int]]:
         """Return what a reader is to type, with the exit status that the page says."""
         lines = [
-            line for info, text in self.fences if info == "sh" for line in text.splitlines() if line
+            line for info, text in self.fences if info == "sh" for line in text.splitlines() if line and line[0] != "#"
         ]
         return [
             (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from labs import packages, selftest
+from labs import packages, selftest, tools
 from labs.errors import CANNOT, FAILED, USAGE, Refused
 from labs.paths import CHECKOUT
 from labs.selftest import Count, Run
@@ -198,7 +198,7 @@ def test_in_the_background_tests_can_still_be_interrupted(
     for name in (signal.SIGINT, signal.SIGQUIT):
         request.addfinalizer(functools.partial(signal.signal, name, signal.getsignal(name)))
         signal.signal(name, signal.SIG_IGN)
-    monkeypatch.setattr(selftest.tools, "install", lambda group: None)
+    monkeypatch.setattr(tools, "install", lambda group: None)
     monkeypatch.setattr(selftest, "run_pytest", lambda words: 0)
     selftest.command(["x"], everything=False, yes=False)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -59,7 +59,7 @@ def main() -> None:
     """Record one stage in one language into a folder; what all languages share comes out alike."""
     stage, language, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     texts.speak(language)
-    normal = Normal()
+    normal = Normal(stage)
     shared = folder / stage
     shared.mkdir(parents=True, exist_ok=True)
     traced = subprocess.run(
@@ -81,8 +81,7 @@ def _record(stage: str, folder: Path) -> None:
         stand = engine.Engine(engine.choose(stage, None), bench, demo)
         played = [stand.play(step) for step in demo.steps]
         before = {axis: stand.before(axis) for axis in summary.measured(played)}
-    # Every process up to the canary was started one after the other.
-    normal = Normal(kept=bench.canaries.process)
+        normal = Normal(stage, bench)
     played = [*map(normal.played, played)]
     (folder / "predict.html").write_text(html.predictions(played), encoding="utf-8")
     for done in played:

@@ -25,7 +25,7 @@ def _stages(language: str) -> str:
         count = sum(axis.stage == stage for axis in axes().values())
         name = _say(f"stage{stage}", language)
         idea = _say(f"stage{stage}_idea", language)
-        rows.append(f"| **{stage} · {name}** | {idea} | [{count}](#stage-{stage}) |")
+        rows.append(f"| **{stage}\u00a0·\u00a0{name}** | {idea} | [{count}](#stage-{stage}) |")
     return "\n".join([*rows, ""])
 
 
