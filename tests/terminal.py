@@ -12,7 +12,7 @@ import pyte
 
 from tests.running import LABRUN
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Terminal:

@@ -5,6 +5,7 @@ still runs would be lost; here it waits.
 """
 
 import os
+import re
 import termios
 import tty
 from collections import deque
@@ -28,7 +29,9 @@ SAME = {
     "h": HELP,
     "\x04": QUIT,  # Ctrl-D
 }
-ESCAPE = "\x1b"
+KEY = re.compile(r"\x1b(?:\[[0-9;]*[@-~]|O.|.)?|.", re.DOTALL)
+"""What one key sends: a character, or a sequence that begins with Escape. A key held down sends it
+again and again, and several may be read at once."""
 CONTROLS = 6
 """Where tcgetattr(3) keeps the characters that mean something to the terminal."""
 
@@ -92,7 +95,6 @@ class Keys:
                 return QUIT
             if not read:
                 return QUIT
-            # An escape sequence is one key, and arrives in one piece.
-            self._waiting.extend([read] if read.startswith(ESCAPE) else read)
+            self._waiting.extend(KEY.findall(read))
         key = self._waiting.popleft()
         return self.same.get(key, key.lower())

@@ -158,8 +158,8 @@ def draw(networks: Networks, width: int, *, spells: bool = True) -> list[str]:
         lines = _framed(title, _devices(host), width)
     elif width < NARROW:
         ends = networks.cable()
-        between = [f"    │  veth  {ends[0].name} ● {ends[1].name}"] if ends else [""]
-        inner = [row for link in container.links for row in container.lines(link)]
+        between = [f"    │ veth: {ends[0].name} ── {ends[1].name}"] if ends else [""]
+        inner = [f"  {row}" for link in container.links for row in container.lines(link)]
         left = [*_devices(host), *(["", *_bridge(host, ends[0])[0]] if ends else [])]
         lines = [*_framed(names[0], left, width), *between, *_framed(names[1], inner, width)]
     else:
@@ -180,9 +180,10 @@ def _beside(networks: Networks, names: Sequence[str], width: int) -> list[str]:
             right.rows += [f"   {row}" for row in container.lines(link)]
     if ends and inner:
         bridge, port = _bridge(host, ends[0])
-        left.rows += ["", *bridge]
+        # So that the cable is a straight line, whichever side has more above it.
+        left.rows += [""] * max(1, len(right.rows) - len(left.rows) - port)
+        left.rows += bridge
         left.cable = len(left.rows) - len(bridge) + port
-        # So that the cable is a straight line.
         right.rows += [""] * (left.cable - len(right.rows))
         right.cable = len(right.rows)
         first, *more = container.lines(inner)

@@ -7,6 +7,8 @@ leads through it at a terminal, and `by_hand.py` knows how to see the same witho
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labs import texts
@@ -28,32 +30,46 @@ def command(*, runtimes: Sequence[str], only: Sequence[str], json_file: str | No
     For an ordinary user it starts labrun again as root. Raises Refused, and KeyboardInterrupt on
     Ctrl-C.
     """
+    from checks.model import axes
     from labs import check, privilege, rootfs
-    from labs.matrix import browse, columns, grid, measure
+    from labs.demo.screen import Screen
+    from labs.matrix import browse, columns, grid
 
-    asked = check.chosen(only)
+    chosen = check.chosen(only)
+    asked = [axis for axis in axes().values() if axis in chosen]
     compared, missing = columns.compared(runtimes)
     check.must_be_writable(json_file)
     privilege.become_root(sys.argv[1:])
     place = rootfs.default()
     for peer in missing:
         print(say("matrix.missing", peer=peer), file=sys.stderr)
+    screen = None if json_file == "-" else Screen()
+    asks = screen is not None and screen.live and sys.stdin.isatty()
+    # From the beginning: what is typed while it measures isn't echoed, and waits.
+    with browse.keys() if asks else nullcontext() as keys:
+        results = _measured(compared, asked, place)
+        if json_file:
+            text = json.dumps(as_json(compared, asked, results), ensure_ascii=False, indent=1)
+            check.write(json_file, f"{text}\n")
+        if screen:
+            table = grid.Grid(screen, compared, asked, results)
+            if keys:
+                browse.Browser(table, place, keys).run()
+            else:
+                table.print()
+    return 0
+
+
+def _measured(compared: "Sequence[Column]", asked: "Sequence[Axis]", place: Path) -> "Results":
+    """Measure; a signal that stops it is told of in this command's own words."""
+    from labs.matrix import measure
+
     try:
-        results = measure.measure(compared, asked, place)
+        return measure.measure(compared, asked, place)
     except Refused as no:
         if no.status <= SIGNALLED:
             raise
         raise Refused("matrix", say("matrix.stopped"), status=no.status) from None
-    if json_file:
-        text = json.dumps(as_json(compared, asked, results), ensure_ascii=False, indent=1)
-        check.write(json_file, f"{text}\n")
-    if json_file != "-":
-        table = grid.Grid(compared, asked, results)
-        if sys.stdin.isatty() and sys.stdout.isatty() and table.screen.live:
-            browse.Browser(table, place).run()
-        else:
-            table.print()
-    return 0
 
 
 def as_json(

@@ -37,36 +37,39 @@ AROUND = 5
 """Lines of the screen that are not rows: a title, the columns, what is pointed at, two of keys."""
 
 
+def keys() -> Keys:
+    """Return the keys that it is led by."""
+    return Keys(same=HERE)
+
+
 class Browser:
     """Shows the table to a student, and whichever cell they open."""
 
-    def __init__(self, grid: Grid, place: Path) -> None:
-        """Take the table, and the root file system that it was measured with."""
-        self.grid, self.place, self.screen = grid, place, grid.screen
-        self.keys = Keys(same=HERE)
+    def __init__(self, grid: Grid, place: Path, keys: Keys) -> None:
+        """Take the table, the root file system that it was measured with, and entered `keys`."""
+        self.grid, self.place, self.screen, self.keys = grid, place, grid.screen, keys
         self.row = self.column = self.top = self.left = 0
 
     def run(self) -> None:
         """Move and open until the student quits. Raises KeyboardInterrupt on Ctrl-C."""
         opened = False
-        with self.keys:
-            while True:
-                self._show(self._cell() if opened else self._table())
-                try:
-                    key = self.keys.next()
-                finally:
-                    self.screen.show([Text()])
-                key = MOVES.get(key, key)
-                if key == QUIT:
-                    return
-                if key == ENTER:
-                    opened = not opened
-                elif opened and key == LEFT:
-                    opened = False
-                elif key == HELP:
-                    self._help()
-                else:
-                    self._move(key)
+        while True:
+            self._show(self._cell() if opened else self._table())
+            try:
+                key = self.keys.next()
+            finally:
+                self.screen.show([Text()])
+            key = MOVES.get(key, key)
+            if key == QUIT:
+                return
+            if key == ENTER:
+                opened = not opened
+            elif opened and key == LEFT:
+                opened = False
+            elif key == HELP:
+                self._help()
+            else:
+                self._move(key)
 
     def _show(self, page: Sequence[RenderableType]) -> None:
         self.screen.show(page, page=True)
@@ -96,40 +99,29 @@ class Browser:
         grid, layout = self.grid, self.grid.layout()
         self.left = min(max(self.left, self.column - layout.columns + 1), self.column)
         columns = grid.columns[self.left : self.left + layout.columns]
-        lines = self._lines()
-        height = self._height()
-        at = lines.index(self.row)
-        self.top = min(max(self.top, at - height + 1), at)
+        axis, height = grid.asked[self.row], self._height()
+        pointed = self.column - self.left
+        lines = [
+            grid.row(each, columns, layout, pointed=pointed if each is axis else -1)
+            if each
+            else Text()
+            for each in grid.lines()
+        ]
+        at = grid.lines().index(axis)
+        # The last axis brings the sums along, which stand below it.
+        at += 2 if axis is grid.asked[-1] else 0
+        lines += [Text(), grid.sums(columns, layout)]
+        self.top = min(max(self.top, at - height + 1), grid.lines().index(axis))
         self.top = min(self.top, max(len(lines) - height, 0))
-        shown: pages.Blocks = []
-        for line in lines[self.top : self.top + height]:
-            if line < 0:
-                shown.append(Text() if line == -1 else grid.sums(columns, layout))
-            else:
-                pointed = self.column - self.left if line == self.row else -1
-                shown.append(grid.row(grid.asked[line], columns, layout, pointed=pointed))
-        axis = grid.asked[self.row]
-        title = f"{axis.id}: {axis.title[language()]}"
-        about = Text(title, style="italic", no_wrap=True)
+        about = Text(f"{axis.id}: {axis.title[language()]}", style="italic", no_wrap=True)
         about.truncate(self.screen.width, overflow="ellipsis")
         return [
             self._title(len(columns)),
             grid.head(columns, layout),
-            *shown,
+            *lines[self.top : self.top + height],
             about,
             *self._keys("move", "open", "help", "quit"),
         ]
-
-    def _lines(self) -> list[int]:
-        """Return the table's lines: an axis's number, -1 between groups, -2 for the sums."""
-        lines: list[int] = []
-        before = ""
-        for number, axis in enumerate(self.grid.asked):
-            group = axis.id.partition(".")[0]
-            lines += [-1] if before not in ("", group) else []
-            lines.append(number)
-            before = group
-        return [*lines, -1, -2]
 
     def _title(self, shown: int) -> Text:
         grid = self.grid

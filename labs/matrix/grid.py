@@ -1,8 +1,7 @@
 """The table: a row an axis, a column a runtime, in each cell a sign and a word."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
@@ -43,10 +42,11 @@ class Layout:
 class Grid:
     """The table, and the screen that it is for."""
 
-    def __init__(self, columns: Sequence[Column], asked: Sequence[Axis], results: Results) -> None:
-        """Take what was measured."""
-        self.columns, self.asked, self.results = columns, asked, results
-        self.screen = Screen()
+    def __init__(
+        self, screen: Screen, columns: Sequence[Column], asked: Sequence[Axis], results: Results
+    ) -> None:
+        """Take what was measured, and where it will be shown."""
+        self.screen, self.columns, self.asked, self.results = screen, columns, asked, results
         self.margin = max(cell_len(axis.id) for axis in asked)
 
     def finding(self, axis: Axis, column: Column) -> Finding:
@@ -134,26 +134,35 @@ class Grid:
             told.append(f"{words} = {word}" if layout.short and word != short else words)
         return self.screen.prose("   ".join(told), style="dim")
 
+    def lines(self) -> list[Axis | None]:
+        """Return the axes from top to bottom, and None between two groups of them.
+
+        Those that nothing probes yet stand together: there is nothing to compare in them.
+        """
+        lines: list[Axis | None] = []
+        before = ""
+        for axis in self.asked:
+            group = axis.id.partition(".")[0] if axis.id in probes() else "later"
+            if before not in ("", group):
+                lines.append(None)
+            lines.append(axis)
+            before = group
+        return lines
+
     def print(self) -> None:
         """Print all of it; where it is too wide, so many columns at a time."""
         layout = self.layout()
         for first in range(0, len(self.columns), layout.columns):
             columns = self.columns[first : first + layout.columns]
             block = [self.head(columns, layout)]
-            for _, axes in groups(self.asked):
-                block += [Text(), *(self.row(axis, columns, layout) for axis in axes)]
+            for axis in self.lines():
+                block.append(self.row(axis, columns, layout) if axis else Text())
             block += [Text(), self.sums(columns, layout), Text()]
             if not self.screen.live:
                 for line in block:
                     line.rstrip()
             self.screen.show(block)
         self.screen.show([self.legend(layout)])
-
-
-def groups(asked: Sequence[Axis]) -> Iterator[tuple[str, list[Axis]]]:
-    """Yield the axes by the first part of their names, in the contract's order."""
-    for name, axes in groupby(asked, key=lambda axis: axis.id.partition(".")[0]):
-        yield name, list(axes)
 
 
 def _cut(name: str, width: int) -> str:

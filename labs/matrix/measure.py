@@ -98,8 +98,8 @@ def _must_be_possible(place: Path) -> None:
 def _work(
     workers: Sequence[Worker], asked: Sequence[Axis], place: Path, progress: "Progress"
 ) -> None:
-    """Keep as many workers at work as there are processors, until every cell is measured."""
-    at_once = len(os.sched_getaffinity(0))
+    """Keep two workers a processor at work, for they mostly wait, until all is measured."""
+    at_once = 2 * len(os.sched_getaffinity(0))
     while True:
         open_ = [worker for worker in workers if len(worker.cells) < len(asked)]
         busy = [worker for worker in workers if worker.pid]

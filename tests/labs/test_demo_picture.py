@@ -52,6 +52,15 @@ def test_the_cable_is_one_line_from_the_bridge_to_eth0() -> None:
     assert {cell_len(line) for line in picture.draw(WHOLE, 80)} == {80}
 
 
+@pytest.mark.parametrize("others", [0, 5, 12])
+def test_the_cable_is_straight_whatever_else_is_inside(others: int) -> None:
+    more = [Link(40 + n, f"dummy{n}", "dummy", True, 0, 0) for n in range(others)]
+    inside = Network("net:[2]", [LO, *more, INSIDE.links[1]], "10.88.0.1", 4)
+    (line,) = [line for line in picture.draw(Networks(HOST, inside), 80) if "eth0" in line]
+    assert "lab3 ─●─" in line
+    assert "─┼─veth─┼─● eth0  10.88.0.3/24" in line
+
+
 def test_plain_it_has_no_line_that_ascii_lacks() -> None:
     assert "\n".join(picture.draw(WHOLE, 80, spells=False)).isascii()
 
