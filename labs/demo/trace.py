@@ -59,15 +59,19 @@ def calls(stderr: str) -> list[Call]:
 def those(made: Iterable[Call], wanted: Sequence[str]) -> list[tuple[Call, str]]:
     """Return the calls of these names, or such as `mount("proc"`: with that among the arguments.
 
-    Each with what it was wanted for. A call that two processes return from, as a parent and its
-    child do, is one.
+    Each with what it was wanted for. A runtime and its child run side by side, and their lines come
+    in any order: here the runtime's stand first. A call that both return from is one.
     """
+    made = list(made)
+    processes = list(dict.fromkeys(call.pid for call in made))
     found: list[tuple[Call, str]] = []
-    for call in made:
+    for call in sorted(made, key=lambda call: processes.index(call.pid)):
         for each in wanted:
-            last = found[-1][0] if found else None
-            again = last and (last.name, last.arguments) == (call.name, call.arguments)
-            if called([call], each) and not again:
+            twin = any(
+                (one.name, one.arguments) == (call.name, call.arguments) and one.pid != call.pid
+                for one, _ in found
+            )
+            if called([call], each) and not twin:
                 found.append((call, each))
                 break
     return found
