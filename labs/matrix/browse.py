@@ -7,11 +7,14 @@ from rich.console import RenderableType
 from rich.rule import Rule
 from rich.text import Text
 
+from checks.model import Verdict
+from checks.probes import probes
 from labs.demo import pages
 from labs.demo.keys import ENTER, HELP, LEFT, QUIT, SAME, Keys
 from labs.matrix.by_hand import again, by_hand
 from labs.matrix.grid import Grid
 from labs.texts import language, say
+from labs.verdicts import SIGNS, word
 
 UP, DOWN, RIGHT, TOP, END, PAGE_UP, PAGE_DOWN = "up", "down", "right", "top", "end", "pgup", "pgdn"
 MOVES = {
@@ -141,12 +144,17 @@ class Browser:
             rule,
             self.screen.prose(axis.title[language()], say("matrix.asked")),
             Text(),
-            self.screen.sign(finding.verdict),
+            self._sign(finding.verdict),
         ]
         below = [Text(), *self._by_hand(), Text(), *self._keys("close", "next", "quit")]
         seen = [self.screen.prose(fact, " ") for fact in finding.evidence]
         room = self.screen.height - sum(map(self.screen.lines, [*head, *below])) - 1
         return [*head, *self._cropped(seen, room), *below]
+
+    def _sign(self, verdict: Verdict) -> Text:
+        sign, _, style = SIGNS[verdict]
+        said = word(verdict)
+        return Text(f"{sign} {said}" if self.screen.spells else said, style=f"bold {style}")
 
     def _cropped(self, seen: Sequence[Text], room: int) -> pages.Blocks:
         """Return as many of the facts as fit, and say how many don't."""
@@ -162,7 +170,7 @@ class Browser:
         axis, column = self.grid.asked[self.row], self.grid.columns[self.column]
         hand = by_hand(axis, column, self.place)
         lines = {"before": hand.before, "inside": hand.inside, "after": hand.after}
-        lines |= {"host": hand.host, "again": again(axis, column)}
+        lines |= {"host": hand.host, "again": again(axis, column) if axis.id in probes() else ""}
         shown: pages.Blocks = []
         width = max(Text(say(f"matrix.hand_{name}")).cell_len for name in lines)
         for name, command in lines.items():

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
+from checks import kernel
 from checks.bench import Bench, NoBench
 from checks.model import Axis, Finding, Verdict
 from checks.probes import observe, probes
@@ -132,8 +134,10 @@ def _start(worker: Worker, asked: Sequence[Axis], place: Path) -> None:
 def _measure(column: Column, asked: Sequence[Axis], place: Path, answer: int) -> NoReturn:
     """Be that process: measure cell after cell, and report each."""
     try:
-        with Stop() as stop:
+        with Ending() as stop:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
+            # As Ctrl-C: a labrun that is killed can't ask us to take the bench down.
+            kernel.die_with_parent(signal.SIGINT)
             for axis in asked:
                 _tell(answer, {"axis": axis.id})
                 finding = _look(column, axis.id, place, stop.let_through)
@@ -144,6 +148,17 @@ def _measure(column: Column, asked: Sequence[Axis], place: Path, answer: int) ->
     finally:
         # However it ends, this process must never go on as a second labrun.
         os._exit(1)
+
+
+class Ending(Stop):
+    """A stop that is told of by nobody here: whatever the signal, it is as Ctrl-C.
+
+    A Refused would be an exception among others to a probe, which takes it for a mistake and goes
+    on.
+    """
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        super()._note(signal.SIGINT, frame)
 
 
 def _tell(pipe: int, line: Mapping[str, object]) -> None:

@@ -299,3 +299,18 @@ def test_sigterm_while_it_measures_is_told_in_its_own_words() -> None:
     assert shown.end() == 128 + signal.SIGTERM
     assert "labrun: matrix: stopped before everything was measured" in shown.text()
     assert shown.deserted()
+
+
+@needs_root
+@machine
+def test_a_labrun_that_is_killed_takes_its_workers_and_their_benches_along() -> None:
+    shown = Terminal("matrix", "--lang", "en")
+    shown.see("measuring [1-9]")
+    children = Path(f"/proc/{shown.child.pid}/task/{shown.child.pid}/children")
+    workers = children.read_text(encoding="ascii").split()
+    assert workers
+    shown.child.kill(signal.SIGKILL)
+    assert shown.end() == 128 + signal.SIGKILL
+    assert shown.deserted(), shown.processes()
+    pages = [path.name.partition("-")[0] for path in Path("/run/labrun").glob("*.json")]
+    assert not {*pages} & {*workers}
