@@ -42,9 +42,8 @@ class Page:
     @property
     def commands(self) -> list[tuple[str, int]]:
         """Return what a reader is to type, with the exit status that the page says."""
-        lines = [
-            line for info, text in self.fences if info == "sh" for line in text.splitlines() if line and line[0] != "#"
-        ]
+        blocks = [text for info, text in self.fences if info == "sh"]
+        lines = [line for text in blocks for line in text.splitlines() if line[:1] not in ("", "#")]
         return [
             (
                 line.partition("  #")[0].rstrip(),
