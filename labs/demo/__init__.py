@@ -40,7 +40,7 @@ def play(
     from checks.bench import Bench, NoBench
     from labs import privilege, rootfs
     from labs.demo import engine, report, script
-    from labs.demo.stop import Stop
+    from labs.demo.stop import Stop, Stopped
 
     demo = script.load(stage)
     chosen = demo.choose(steps)
@@ -63,10 +63,8 @@ def play(
         ):
             stand = engine.Engine(under_test, bench, demo)
             played = _perform(stand, demo, chosen, first, quiet=quiet, asks=asks)
-    except Refused as no:
-        if no.status <= SIGNALLED:
-            raise
-        raise Refused(stage, say("demo.stopped"), status=no.status) from None
+    except Stopped as told:
+        raise Refused(stage, say("demo.stopped"), status=SIGNALLED + told.number) from None
     except NoBench as error:
         raise Refused(stage, str(error), say("demo.no_bench"), status=CANNOT) from None
     if json_file:

@@ -6,6 +6,14 @@ from types import FrameType
 from labs.rootfs.interrupts import Interrupts
 
 
+class Stopped(KeyboardInterrupt):
+    """Told to end by another signal than Ctrl-C's; as that, it is no mistake of a probe's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
 class Stop(Interrupts):
     """Interrupts that a child of ours doesn't take for its own.
 
@@ -22,3 +30,6 @@ class Stop(Interrupts):
         if os.getpid() != self._owner:
             os._exit(128 + number)
         super()._note(number, frame)
+
+    def _told(self, number: int) -> BaseException:
+        return Stopped(number)

@@ -102,7 +102,9 @@ class Interrupts:
             return
         # What follows is the tidying up, which a second Ctrl-C must not cut short.
         self._through = False
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
+        raise KeyboardInterrupt if number == signal.SIGINT else self._told(number)
+
+    def _told(self, number: int) -> BaseException:
+        """Return what a signal other than Ctrl-C's raises."""
         name = signal.Signals(number).name
-        raise Refused("rootfs", say("rootfs.stopped", signal=name), status=128 + number)
+        return Refused("rootfs", say("rootfs.stopped", signal=name), status=128 + number)
