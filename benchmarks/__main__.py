@@ -19,12 +19,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=60, help="runs of each contender (60)")
     parser.add_argument("--base", default="runc run", help="the contender that is 1.0 (runc run)")
     parser.add_argument("--json", metavar="FILE", help="write the figures here too; - is stdout")
+    parser.add_argument("--docker", action="store_true", help="start a daemon, and compare it too")
     options = parser.parse_args()
     screen = Console(stderr=options.json == "-")
     if os.geteuid() != 0:
         print("benchmarks: need root, as the runtimes do: run it with sudo", file=sys.stderr)
         return 3
-    with contenders(rootfs.default()) as lines:
+    with contenders(rootfs.default(), options.docker) as lines:
         if options.base not in lines:
             print(
                 f"benchmarks: {options.base} is not installed: "

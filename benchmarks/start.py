@@ -12,19 +12,30 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from labs.stages import reference
+from tests import dockerd
 
 COMMAND = "/bin/true"
 
 
+DOCKER = "docker run"
+
+
 @contextmanager
-def contenders(root: Path) -> Iterator[dict[str, list[str]]]:
-    """Give the command line of each contender that is installed."""
-    with tempfile.TemporaryDirectory() as bundle:
+def contenders(root: Path, docker: bool = False) -> Iterator[dict[str, list[str]]]:
+    """Give the command line of each contender that is installed.
+
+    `runc spec` proposes the five namespaces that stage 2 has by default, without a network in them:
+    its like is `--net none`. That of a bridged container is `docker run`, with a daemon of our own.
+    """
+    with tempfile.TemporaryDirectory() as bundle, ExitStack() as stack:
+        stage2 = [reference("stage2"), "run"]
         lines = {
+            "stage2 --net none": [*stage2, "--net", "none", str(root), COMMAND],
+            "stage2 bridged": [*stage2, str(root), COMMAND],
             "stage1": [reference("stage1"), "run", str(root), COMMAND],
             "chroot": ["chroot", str(root), COMMAND],
             "bwrap": ["bwrap", "--bind", str(root), "/", "--chdir", "/", COMMAND],
@@ -32,6 +43,12 @@ def contenders(root: Path) -> Iterator[dict[str, list[str]]]:
         if shutil.which("runc"):
             _bundle(Path(bundle), root)
             lines["runc run"] = ["runc", "run", "--bundle", bundle, f"labrun-{os.getpid()}"]
+        if docker and not dockerd.missing():
+            daemon = stack.enter_context(dockerd.started(bridged=True))
+            daemon.load_rootfs(root)
+            client = ["docker", "--config", str(daemon.base / "client")]
+            client += ["--host", daemon.environment["DOCKER_HOST"]]
+            lines[DOCKER] = [*client, "run", "--rm", "busybox", COMMAND]
         yield {name: line for name, line in lines.items() if shutil.which(line[0])}
 
 

@@ -128,6 +128,10 @@ class Bench:
         """Return what `look()` returns on the bench: the host's view."""
         return visitor.visit(self.pid, look, root=root)
 
+    def see_network(self, look: Callable[[], T]) -> T:
+        """Return what `look()` returns in the bench's network namespace, and in no other."""
+        return visitor.visit(self.pid, look, root=False, only=("net",))
+
     def link(self, namespace: str) -> str:
         """Return which namespace the bench is in, such as `net:[4026531840]`."""
         return visitor.link(self.pid, namespace)

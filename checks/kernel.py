@@ -19,8 +19,8 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 NAMESPACES = {
-    # the name in /proc/PID/ns, and the flag; user comes first, for it grants the right to the rest
-    "user": CLONE_NEWUSER,
+    # the name in /proc/PID/ns, and the flag, in the order in which root joins them: user is last,
+    # for whoever joins it may no longer join what belongs to a user namespace outside of it
     "cgroup": CLONE_NEWCGROUP,
     "ipc": CLONE_NEWIPC,
     "uts": CLONE_NEWUTS,
@@ -28,6 +28,7 @@ NAMESPACES = {
     "pid": CLONE_NEWPID,
     "time": CLONE_NEWTIME,
     "mnt": CLONE_NEWNS,
+    "user": CLONE_NEWUSER,
 }
 
 # mount(2), umount2(2)
@@ -42,16 +43,21 @@ PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 1, 8, 24
 # capabilities(7): read now, for a visitor has another /proc or none
 CAP_LAST_CAP = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))
 
-# shmget(2), shmctl(2)
-IPC_PRIVATE, IPC_CREAT, IPC_RMID = 0, 0o1000, 0
+# shmget(2), shmctl(2), semctl(2), msgop(2)
+IPC_PRIVATE, IPC_CREAT, IPC_RMID, IPC_NOWAIT = 0, 0o1000, 0, 0o4000
 SHM_RDONLY = 0o10000
+GETVAL, SETVAL = 12, 16
+MSG_NOERROR, MSG_COPY = 0o10000, 0o40000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.shmat.restype = ctypes.c_void_p
+_libc.msgrcv.restype = ctypes.c_ssize_t
+# Before glibc 2.34 message queues have a library of their own.
+_queues = _libc if hasattr(_libc, "mq_open") else ctypes.CDLL("librt.so.1", use_errno=True)
 
 
 def _call(name: str, *arguments: Any) -> int:
-    result: int = getattr(_libc, name)(*arguments)
+    result: int = getattr(_queues if name.startswith("mq_") else _libc, name)(*arguments)
     if result in (-1, ctypes.c_void_p(-1).value):
         code = ctypes.get_errno()
         raise OSError(code, f"{name}: {os.strerror(code)}")
@@ -76,6 +82,11 @@ def mount(
     _call("mount", *words, ctypes.c_ulong(flags), None if data is None else os.fsencode(data))
 
 
+def umount(target: str) -> None:
+    """Take away the mount on `target`, even one that is in use. See umount2(2)."""
+    _call("umount2", os.fsencode(target), MNT_DETACH)
+
+
 def die_with_parent(signum: int = 9) -> None:
     """Have the kernel send us `signum` when our parent dies. See prctl(2)."""
     _call("prctl", PR_SET_PDEATHSIG, signum, 0, 0, 0)
@@ -89,6 +100,18 @@ def keep_capabilities() -> None:
 def sethostname(name: str) -> None:
     """Set the host name of this uts namespace. See sethostname(2)."""
     _call("sethostname", name.encode(), len(name))
+
+
+def setdomainname(name: str) -> None:
+    """Set the NIS domain name of this uts namespace. See setdomainname(2)."""
+    _call("setdomainname", name.encode(), len(name))
+
+
+def getdomainname() -> str:
+    """Return the NIS domain name of this uts namespace. See getdomainname(2)."""
+    name = ctypes.create_string_buffer(65)
+    _call("getdomainname", name, len(name))
+    return os.fsdecode(name.value)
 
 
 def shm_create(content: bytes) -> int:
@@ -110,6 +133,47 @@ def shm_read(identifier: int, size: int) -> bytes:
     content = ctypes.string_at(address, size)
     _call("shmdt", ctypes.c_void_p(address))
     return content
+
+
+def sem_create(value: int) -> int:
+    """Make a System V semaphore of that value; return its id. It outlives us. See semctl(2)."""
+    identifier = _call("semget", IPC_PRIVATE, 1, IPC_CREAT | 0o666)
+    _call("semctl", identifier, 0, SETVAL, value)
+    return identifier
+
+
+def sem_value(identifier: int) -> int:
+    """Return the value of a System V semaphore. See semctl(2)."""
+    return _call("semctl", identifier, 0, GETVAL)
+
+
+def msg_create(content: bytes) -> int:
+    """Make a System V queue with one message in it; return its id. It outlives us. See msgop(2)."""
+    identifier = _call("msgget", IPC_PRIVATE, IPC_CREAT | 0o666)
+    message = ctypes.c_long(1)
+    buffer = bytes(message) + content
+    _call("msgsnd", identifier, buffer, ctypes.c_size_t(len(content)), IPC_NOWAIT)
+    return identifier
+
+
+def msg_peek(identifier: int, size: int) -> bytes:
+    """Return the first `size` bytes of a queue's first message, which stays. See msgop(2)."""
+    head = ctypes.sizeof(ctypes.c_long)
+    buffer = ctypes.create_string_buffer(head + size)
+    flags = IPC_NOWAIT | MSG_COPY | MSG_NOERROR
+    first = ctypes.c_long(0)
+    length = _call("msgrcv", identifier, buffer, ctypes.c_size_t(size), first, flags)
+    return buffer.raw[head : head + length]
+
+
+def mq_create(name: str) -> None:
+    """Make a POSIX queue; it lives as long as its ipc namespace. See mq_open(3)."""
+    _call("mq_open", name.encode(), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666, None)
+
+
+def mq_open(name: str) -> None:
+    """Open a POSIX queue for reading. See mq_open(3)."""
+    _call("mq_open", name.encode(), os.O_RDONLY | os.O_NONBLOCK)
 
 
 def limit_capabilities(effective: int, permitted: int, bounding: int) -> None:

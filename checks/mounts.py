@@ -17,6 +17,8 @@ class Mount:
     point: str
     options: frozenset[str]
     """The mount's own options, and those of its file system (`cpu`, `memory` on cgroup v1)."""
+    ties: frozenset[str]
+    """How mounts spread from and to it: `shared:12`, `master:7`; none where it is private."""
     type: str
     device: int
     """The number of its file system, as stat(2) gives it for a file there."""
@@ -46,14 +48,14 @@ def parse(table: str) -> list[Mount]:
 def _mount(line: str) -> Mount:
     # The optional fields between the two halves end with a lone dash.
     before, _, after = line.partition(" - ")
-    _, _, number, root, point, options = before.split(" ")[:6]
+    _, _, number, root, point, options, *ties = before.split(" ")
     kind, _, superoptions = after.split(" ")[:3]
     major, minor = number.split(":")
     both = frozenset(f"{options},{superoptions}".split(","))
     if "ro" in options.split(","):
         both -= {"rw"}
     device = os.makedev(int(major), int(minor))
-    return Mount(_plain(root), _plain(point), both, kind, device, line)
+    return Mount(_plain(root), _plain(point), both, frozenset(ties), kind, device, line)
 
 
 def _plain(path: str) -> str:

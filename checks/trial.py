@@ -23,8 +23,16 @@ PATIENCE = 15.0
 """Seconds that a runtime may take until its command runs, or has ended. `docker run` takes 0.4."""
 
 
+USAGE = 2
+"""The exit status for a command line that a runtime doesn't understand (CONTRACT)."""
+
+
 class NotStarted(Exception):
     """The runtime ended, or waited, without having run the command."""
+
+
+class NoSuchOption(NotStarted):
+    """The runtime knows no option of that name: it ended with 2, as for every usage error."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,13 @@ class Container:
         """Return what `look()` returns inside; see `visitor.visit`."""
         return visitor.visit(self.pid, look, root=root)
 
+    def see_network(self, look: Callable[[], T]) -> T:
+        """Return what `look()` returns in the container's network namespace, and in no other.
+
+        Whatever `look` imports comes from where the judge's own files are.
+        """
+        return visitor.visit(self.pid, look, root=False, only=("net",))
+
     def link(self, namespace: str) -> str:
         """Return which namespace the command is in."""
         return visitor.link(self.pid, namespace)
@@ -74,11 +89,8 @@ class Container:
         return True
 
     def alive(self) -> bool:
-        """Say whether the command still runs; a zombie doesn't."""
-        try:
-            return visitor.status_fields(self.pid)["State"][0] not in "ZX"
-        except OSError:
-            return False
+        """Say whether the command still runs."""
+        return alive(self.pid)
 
 
 @dataclass(frozen=True)
@@ -113,23 +125,27 @@ class Trial:
 
     @contextlib.contextmanager
     def started(
-        self, script: str = "", pass_fds: Sequence[int] = (), workdir: str = ""
+        self,
+        script: str = "",
+        pass_fds: Sequence[int] = (),
+        workdir: str = "",
+        options: Sequence[str] = (),
     ) -> Iterator[Container]:
         """Start a shell that says so, runs `script` and waits, and find it among the processes.
 
-        Raises NotStarted with what the runtime said.
+        Raises NotStarted with what the runtime said, NoSuchOption where it knows no such option.
         """
         name = nonce("command")
         # The shell waits in a builtin: no other program need be in ROOT, and it is never replaced.
         command = ["/bin/sh", "-c", f'echo "$0"; {script or ":"}; read wait', name]
-        request = Request(command, workdir=workdir)
+        request = Request(command, workdir=workdir, options=options)
         pipe = subprocess.PIPE
         process = self.popen(request, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=pass_fds)
         try:
             assert process.stdout
             heard = bytearray()
             if not _hear(process.stdout, name.encode() + b"\n", PATIENCE, heard):
-                raise NotStarted(_why_not(process))
+                raise _why_not(process, options)
             container = Container(find(command), process, heard)
             yield container
             # The command first: then a runtime ends in order, and takes down what it made.
@@ -152,7 +168,7 @@ def status_of(process: subprocess.Popen[bytes]) -> int:
     return 128 - code if code < 0 else code
 
 
-def _why_not(process: subprocess.Popen[bytes]) -> str:
+def _why_not(process: subprocess.Popen[bytes], options: Sequence[str]) -> NotStarted:
     """Return why a runtime's command can't have started; afterwards the runtime has ended."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=1)
@@ -160,8 +176,10 @@ def _why_not(process: subprocess.Popen[bytes]) -> str:
     process.kill()
     ended = _outcome(process, b"", 1)
     if silent:
-        return say("runtime.silent")
-    return say("runtime.not_started", status=ended.status, said=ended.said())
+        return NotStarted(say("runtime.silent"))
+    if options and ended.status == USAGE:
+        return NoSuchOption(say("runtime.no_option", options=" ".join(options)))
+    return NotStarted(say("runtime.not_started", status=ended.status, said=ended.said()))
 
 
 def _outcome(process: subprocess.Popen[bytes], stdin: bytes, patience: float) -> Ended:
@@ -202,10 +220,18 @@ def _hear(stream: IO[bytes], mark: bytes, patience: float, heard: bytearray) -> 
     return True
 
 
-def find(argv: Sequence[str]) -> int:
-    """Return the pid of the one process with exactly these arguments, as the judge numbers it.
+def alive(pid: int) -> bool:
+    """Say whether a process still runs; a zombie doesn't."""
+    try:
+        return visitor.status_fields(pid)["State"][0] not in "ZX"
+    except OSError:
+        return False
 
-    The runtime's own processes carry them behind arguments of their own. Raises NotStarted.
+
+def bearers(argv: Sequence[str]) -> list[int]:
+    """Return the pids of the processes with exactly these arguments, as the judge numbers them.
+
+    The runtime's own processes carry a command's behind arguments of their own.
     """
     found = []
     for process in Path("/proc").iterdir():
@@ -213,9 +239,15 @@ def find(argv: Sequence[str]) -> int:
             with contextlib.suppress(OSError):
                 if argv_of(process) == list(argv):
                     found.append(int(process.name))
+    return sorted(found)
+
+
+def find(argv: Sequence[str]) -> int:
+    """Return the pid of the one process with exactly these arguments. Raises NotStarted."""
+    found = bearers(argv)
     if not found:
         raise NotStarted(say("runtime.no_process"))
     if len(found) > 1:
         # The shell has started nothing yet: whoever else looks like it is a decoy.
-        raise NotStarted(say("runtime.many_processes", pids=", ".join(map(str, sorted(found)))))
+        raise NotStarted(say("runtime.many_processes", pids=", ".join(map(str, found))))
     return found[0]

@@ -11,7 +11,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NoReturn, TypeVar
 
 from checks import kernel
@@ -40,12 +40,19 @@ def link(pid: int, namespace: str) -> str:
     return os.readlink(f"/proc/{pid}/ns/{namespace}")
 
 
-def visit(pid: int, look: Callable[[], T], *, root: bool = True) -> T:
+def visit(
+    pid: int,
+    look: Callable[[], T],
+    *,
+    root: bool = True,
+    only: Collection[str] = kernel.NAMESPACES,
+) -> T:
     """Return what `look()` returns (as JSON carries it) where the process `pid` is.
 
     With `root=False` the visitor joins the namespaces, but keeps the root of the mount namespace
     and its own capabilities: what the *kernel* holds there, not what the process may reach.
-    Raises OSError where `look` does, Hindered where the visit fails.
+    `only` are the namespaces that it joins. Raises OSError where `look` does, Hindered where the
+    visit fails.
     """
     report, answer = os.pipe()
     with signals_held():
@@ -53,7 +60,7 @@ def visit(pid: int, look: Callable[[], T], *, root: bool = True) -> T:
         if child == 0:
             try:
                 os.close(report)
-                _go(pid, look, answer, root=root)
+                _go(pid, look, answer, root, only)
             finally:
                 os._exit(1)
     os.close(answer)
@@ -105,12 +112,14 @@ def _read(fd: int, patience: float) -> bytes | None:
     return None
 
 
-def _go(pid: int, look: Callable[[], Any], answer: int, *, root: bool) -> NoReturn:
+def _go(
+    pid: int, look: Callable[[], Any], answer: int, root: bool, only: Collection[str]
+) -> NoReturn:
     """Be the visitor."""
     result: dict[str, Any]
     try:
         kernel.die_with_parent()
-        _join(pid, root=root)
+        _join(pid, root, only)
         # A new pid namespace is entered only by a child.
         if child := os.fork():
             os.waitpid(child, 0)
@@ -129,22 +138,26 @@ def _go(pid: int, look: Callable[[], Any], answer: int, *, root: bool) -> NoRetu
     os._exit(0)
 
 
-def _join(pid: int, *, root: bool) -> None:
+def _join(pid: int, root: bool, only: Collection[str]) -> None:
     """Join the namespaces of `pid`, and take its root, ids and capabilities."""
     fields = status_fields(pid)
     own = os.getpid()
-    uids = _ids_inside(fields, "Uid", f"/proc/{pid}/uid_map")
-    gids = _ids_inside(fields, "Gid", f"/proc/{pid}/gid_map")
+    uids = _ids_inside(fields["Uid"].split()[:3], f"/proc/{pid}/uid_map")
+    gids = _ids_inside(fields["Gid"].split()[:3], f"/proc/{pid}/gid_map")
+    groups = _ids_inside(fields["Groups"].split(), f"/proc/{pid}/gid_map")
     # Everything is opened before anything is joined: afterwards /proc is another.
     root_fd = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY)
     namespaces = [
         (os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY), flag)
         for name, flag in kernel.NAMESPACES.items()
-        if os.path.exists(f"/proc/{pid}/ns/{name}") and link(pid, name) != link(own, name)
+        if name in only
+        and os.path.exists(f"/proc/{pid}/ns/{name}")
+        and link(pid, name) != link(own, name)
     ]
     for fd, flag in namespaces:
         kernel.setns(fd, flag)
     if not root:
+        os.close(root_fd)
         os.chdir("/")
         return
     os.fchdir(root_fd)
@@ -152,6 +165,9 @@ def _join(pid: int, *, root: bool) -> None:
     os.chdir("/")
     os.close(root_fd)
     kernel.keep_capabilities()
+    # Where setgroups(2) is denied, the process itself could not change its groups either.
+    with contextlib.suppress(PermissionError):
+        os.setgroups(groups)
     os.setresgid(*gids)
     os.setresuid(*uids)
     kernel.limit_capabilities(
@@ -159,10 +175,10 @@ def _join(pid: int, *, root: bool) -> None:
     )
 
 
-def _ids_inside(fields: dict[str, str], name: str, table: str) -> list[int]:
-    """Return real, effective and saved id as the process's own user namespace numbers them.
+def _ids_inside(ids: list[str], table: str) -> list[int]:
+    """Return ids of a process as its own user namespace numbers them.
 
-    /proc shows them as *our* user namespace does. See user_namespaces(7).
+    /proc/PID/status shows them as *our* user namespace does. See user_namespaces(7).
     """
     with open(table, encoding="ascii") as file:
         ranges = [tuple(map(int, line.split())) for line in file]
@@ -175,7 +191,7 @@ def _ids_inside(fields: dict[str, str], name: str, table: str) -> list[int]:
             ),
             id_,
         )
-        for id_ in map(int, fields[name].split()[:3])
+        for id_ in map(int, ids)
     ]
 
 

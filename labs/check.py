@@ -1,15 +1,19 @@
 """`labrun check`: judge a runtime, show what was seen, and write it down."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
 import shlex
 import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
@@ -20,7 +24,7 @@ from rich.text import Text
 import checks
 from checks.model import Axis, Verdict, axes
 from checks.runtimes import PEERS
-from labs import machine, privilege, texts
+from labs import machine, privilege, progress, texts
 from labs.errors import CANNOT, FAILED, USAGE, Refused
 from labs.stages import BUILT, reference
 from labs.verdicts import SIGNS, word
@@ -41,21 +45,24 @@ def command(
 ) -> int:
     """Run the checks of `stages`, or the axes in `only`; return the contract's exit status."""
     asked = _asked(stages or [BUILT[-1]], only)
-    _must_be_writable(json_file, junit)
+    must_be_writable(json_file, junit)
     if not no_input:
         # What can't be judged without root is said below, check by check.
         with contextlib.suppress(Refused):
             privilege.become_root(sys.argv[1:])
     for stage in asked:
-        _must_run(reference(stage) if runtime is None else runtime)
+        must_run(reference(stage) if runtime is None else runtime)
     rootfs = _rootfs(root)
     screen = Console(stderr=json_file == "-", highlight=False)
     began = time.monotonic()
     rows: list[dict[str, Any]] = []
+    suites = Suites(junit)
     for stage, listed in asked.items():
-        rows += _judge(
-            stage, listed, reference(stage) if runtime is None else runtime, rootfs, junit, screen
-        )
+        judged = reference(stage) if runtime is None else runtime
+        found = _judge(stage, listed, judged, rootfs, suites, screen)
+        if not only and all(row["result"] == "pass" for row in found):
+            _note(stage, judged)
+        rows += found
     counts = {result: sum(r["result"] == result for r in rows) for result in RESULTS.values()}
     seconds = round(time.monotonic() - began, 3)
     screen.print(f"\n{texts.say('check.clean')} {seconds:.1f} s", style="dim")
@@ -69,7 +76,7 @@ def command(
             "summary": summary | {"seconds": seconds},
             "checks": rows,
         }
-        _write(json_file, json.dumps(report, ensure_ascii=False, indent=2) + "\n")
+        write(json_file, json.dumps(report, ensure_ascii=False, indent=2) + "\n")
     return FAILED if counts["fail"] else CANNOT if counts["cannot"] else 0
 
 
@@ -83,6 +90,16 @@ def _asked(stages: list[str], only: list[str]) -> dict[str, list[Axis]]:
                 texts.say("check.name_stage", stages=", ".join(BUILT)),
                 status=USAGE,
             )
+    if only:
+        return {stages[-1]: chosen(only)}
+    return {
+        stage: [axis for axis in axes().values() if axis.stage <= BUILT.index(stage) + 1]
+        for stage in stages
+    }
+
+
+def chosen(only: Sequence[str]) -> list[Axis]:
+    """Return the axes in `only`, or all where it is empty. Raises Refused for an unknown one."""
     only = list(dict.fromkeys(id_.strip() for id_ in only))
     for id_ in only:
         if id_ not in axes():
@@ -92,15 +109,10 @@ def _asked(stages: list[str], only: list[str]) -> dict[str, list[Axis]]:
                 texts.say("check.name_axis", axes=", ".join(axes())),
                 status=USAGE,
             )
-    if only:
-        return {stages[-1]: [axes()[id_] for id_ in only]}
-    return {
-        stage: [a for a in axes().values() if a.stage <= BUILT.index(stage) + 1 and not a.option]
-        for stage in stages
-    }
+    return [axes()[id_] for id_ in only or axes()]
 
 
-def _must_run(command: str) -> None:
+def must_run(command: str) -> None:
     """Refuse a runtime that can't be a program, before anything is started."""
     try:
         words = shlex.split(command)
@@ -127,14 +139,26 @@ def _rootfs(root: Path | None) -> Path:
     return root
 
 
-def _must_be_writable(*files: str | Path | None) -> None:
+def _note(stage: str, judged: str) -> None:
+    """Note that a stage's own runtime passed, or the student's; others are neither."""
+    program = os.path.realpath(shutil.which(shlex.split(judged)[0]) or judged)
+    whose: progress.Whose = "reference" if program == os.path.realpath(reference(stage)) else "own"
+    others = [os.path.realpath(reference(other)) for other in BUILT if other != stage]
+    if judged.startswith("@") or program in others:
+        return
+    if trouble := progress.passed(stage, whose):
+        print(f"labrun: {trouble}", file=sys.stderr)
+
+
+def must_be_writable(*files: str | Path | None) -> None:
     """Refuse a report file that can't be written, before a minute's work is lost to it."""
     for file in map(str, filter(None, files)):
         if file != "-":
-            _write(file, "", append=True)
+            write(file, "", append=True)
 
 
-def _write(file: str, text: str, *, append: bool = False) -> None:
+def write(file: str, text: str, *, append: bool = False) -> None:
+    """Write a report; `-` is stdout. Raises Refused where it can't be written."""
     if file == "-":
         sys.stdout.write(text)
         return
@@ -155,13 +179,13 @@ def _judge(
     listed: list[Axis],
     runtime: str,
     rootfs: Path,
-    junit: Path | None,
+    suites: Suites,
     screen: Console,
 ) -> list[dict[str, Any]]:
     """Run the checks of one stage under pytest; show each as it ends, and return the rows."""
     reporter = Reporter(screen, {axis.id: axis for axis in listed})
     screen.print(Text(f"\n{stage} · {runtime}", style="bold"))
-    arguments = [
+    options = [
         f"--rootdir={FOLDER}",
         f"--config-file={FOLDER / 'pytest.ini'}",
         "--noconftest",
@@ -172,10 +196,9 @@ def _judge(
         f"--runtime={runtime}",
         f"--rootfs={rootfs}",
         f"--axes={','.join(reporter.axes)}",
-        *([f"--junitxml={junit}"] if junit else []),
-        str(FOLDER / "test_axes.py"),
     ]
-    with _own_settings():
+    with _own_settings(), suites.one_more(stage) as more:
+        arguments = [*options, *more, str(FOLDER / "test_axes.py")]
         ended = pytest.ExitCode(pytest.main(arguments, plugins=[reporter]))
     if ended == pytest.ExitCode.INTERRUPTED:
         raise KeyboardInterrupt
@@ -190,6 +213,30 @@ def _judge(
     ]
     screen.print(Text(", ".join(counts), style="bold"))
     return reporter.rows
+
+
+class Suites:
+    """A JUnit file with a suite a stage: pytest itself writes a file for each of its runs."""
+
+    def __init__(self, file: Path | None) -> None:
+        """Write to `file`; None where nobody wants one."""
+        self.file, self._all = file, ElementTree.Element("testsuites")
+
+    @contextlib.contextmanager
+    def one_more(self, stage: str) -> Iterator[list[str]]:
+        """Give the options for one run of pytest's, and add what it wrote, however it ended."""
+        if self.file is None:
+            yield []
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder, "junit.xml")
+            try:
+                yield [f"--junitxml={part}", f"--override-ini=junit_suite_name={stage}"]
+            finally:
+                if part.exists():
+                    self._all.extend(ElementTree.parse(part).getroot().iter("testsuite"))
+                    text = ElementTree.tostring(self._all, encoding="unicode", xml_declaration=True)
+                    write(str(self.file), f"{text}\n")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,7 @@
-"""`labrun clean`: remove what a killed run left, and nothing that is not in the ledger."""
+"""`labrun clean`: remove what a killed run left, and nothing that is not known to be ours.
+
+What a check or a demo makes is in the ledger. What the runtimes share (labs/shared.py) is tagged.
+"""
 
 import os
 import sys
@@ -6,7 +9,7 @@ import sys
 import typer
 
 from checks import ledger
-from labs import privilege, texts
+from labs import privilege, shared, texts
 from labs.errors import FAILED
 
 
@@ -15,9 +18,12 @@ def command(*, yes: bool, dry_run: bool) -> int:
     if os.geteuid() != 0:
         privilege.become_root(sys.argv[1:])
     with ledger.abandoned() as pages:
-        left = [path for page in pages for _, path in page.left()]
+        left = [str(path) for page in pages for _, path in page.left()]
         for path in left:
             print(texts.say("clean.would" if dry_run else "clean.left", path=path))
+        for thing in shared.unused():
+            left.append(thing)
+            print(texts.say("clean.would" if dry_run else "clean.shared", path=thing))
         if not left:
             print(texts.say("clean.nothing"))
         if dry_run:
@@ -32,6 +38,12 @@ def command(*, yes: bool, dry_run: bool) -> int:
                 failed += 1
                 why = texts.say("clean.busy", path=error.filename, reason=error.strerror)
                 print(f"labrun: {why}", file=sys.stderr)
+        try:
+            shared.remove()
+        except OSError as error:
+            failed += 1
+            why = texts.say("clean.busy", path=error.filename, reason=error.strerror)
+            print(f"labrun: {why}", file=sys.stderr)
         if left and not failed:
             print(texts.say("clean.done", count=len(left)))
     return FAILED if failed else 0

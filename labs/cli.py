@@ -7,16 +7,16 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from labs import texts, usage
+from labs import stages, texts, usage
 from labs.errors import FAILED, USAGE, Refused
 
 app = usage.App(
     name="labrun",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -28,12 +28,27 @@ JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE")]
 Root = Annotated[Path | None, typer.Option(metavar="DIR")]
 
 
+@app.callback()
+def home(context: typer.Context, no_input: NoInput = False, lang: Language = None) -> None:
+    """Show the road map, and go on from there; further commands are below."""
+    if context.invoked_subcommand:
+        if no_input or lang:
+            raise typer.BadParameter("name the command first, and its options after it")
+        return
+    from labs import home
+
+    texts.speak(lang)
+    group: Any = context.command
+    sys.exit(home.command(group.list_commands(context), no_input=no_input))
+
+
 def stage(number: int) -> None:
     """Add the command `stageN`, which plays that stage's demo."""
 
     @app.command(f"stage{number}")
     def play(
         steps: Annotated[list[str] | None, typer.Argument(metavar="STEP")] = None,
+        start: Annotated[str | None, typer.Option("--from", metavar="STEP")] = None,
         no_input: NoInput = False,
         json: JsonFile = None,
         runtime: Annotated[str | None, typer.Option(metavar="CMD")] = None,
@@ -47,6 +62,7 @@ def stage(number: int) -> None:
             demo.play(
                 f"stage{number}",
                 steps or [],
+                start=start,
                 no_input=no_input,
                 json_file=json,
                 runtime=runtime,
@@ -55,8 +71,8 @@ def stage(number: int) -> None:
         )
 
 
-for _number in (1,):
-    stage(_number)
+for _stage in stages.DEMOS:
+    stage(int(_stage.removeprefix("stage")))
 
 
 @app.command()
@@ -107,6 +123,35 @@ def check(
             no_input=no_input,
         )
     )
+
+
+@app.command()
+def matrix(
+    runtime: Annotated[list[str] | None, typer.Option(metavar='NAME="CMD"')] = None,
+    only: Annotated[str | None, typer.Option(metavar="AXIS,...")] = None,
+    json: JsonFile = None,
+    lang: Language = None,
+) -> None:
+    """Measure every axis against the host, each stage, and each real runtime installed."""
+    from labs import matrix
+
+    texts.speak(lang)
+    sys.exit(
+        matrix.command(runtimes=runtime or [], only=only.split(",") if only else [], json_file=json)
+    )
+
+
+@app.command()
+def diff(
+    older: Annotated[str, typer.Argument(metavar="N")],
+    newer: Annotated[str, typer.Argument(metavar="M")],
+    lang: Language = None,
+) -> None:
+    """Show what a stage adds to an earlier one, and which axes each piece closes."""
+    from labs import diff
+
+    texts.speak(lang)
+    sys.exit(diff.command(older, newer))
 
 
 @app.command(

@@ -17,3 +17,13 @@ def cache() -> Path:
     if os.geteuid() == 0:
         return Path("/var/cache/labrun")
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labrun"
+
+
+def state(home: Path) -> Path:
+    """Return the folder for what can't be made again: how far a student has come.
+
+    `home` is the student's; see the XDG Base Directory Specification, which has a relative
+    XDG_STATE_HOME ignored.
+    """
+    chosen = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(chosen) if chosen.startswith("/") else home / ".local/state") / "labrun"

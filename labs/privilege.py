@@ -1,17 +1,24 @@
-"""Who labrun works as: root where the kernel asks for it, the checkout's owner everywhere else."""
+"""Who labrun works as: root where the kernel asks for it, the checkout's owner everywhere else.
+
+And the student: whoever typed the command, also behind sudo.
+"""
 
 import os
 import pwd
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
 from labs.errors import CANNOT, Refused
 from labs.paths import CHECKOUT
 
-KEPT = ("LABRUN_PYTHON", "LABRUN_CACHE", "LABRUN_TRACE", "NO_COLOR", "FORCE_COLOR", "CI")
+KEPT = (
+    *("LABRUN_PYTHON", "LABRUN_CACHE", "LABRUN_TRACE", "XDG_STATE_HOME"),
+    *("NO_COLOR", "FORCE_COLOR", "CI"),
+)
 """What sudo would drop, and labrun needs. LABRUN_VENV is always said."""
 
 
@@ -22,6 +29,37 @@ class As(TypedDict, total=False):
     group: int
     extra_groups: list[int]
     env: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Student:
+    """Whoever typed the command; `home` is None where nobody knows it."""
+
+    uid: int
+    gid: int
+    home: Path | None
+
+
+def student() -> Student:
+    """Return who typed the command: under sudo that isn't root. See ENVIRONMENT in sudo(8)."""
+    if os.geteuid() != 0:
+        return Student(os.geteuid(), os.getegid(), _home())
+    typed_sudo = os.environ.get("SUDO_UID", "")
+    if not typed_sudo.isascii() or not typed_sudo.isdigit() or int(typed_sudo) == 0:
+        return Student(0, 0, _home())
+    try:
+        user = pwd.getpwuid(int(typed_sudo))
+    except (KeyError, OverflowError):
+        # Nobody of that number here: what is left behind is root's own.
+        return Student(0, 0, None)
+    return Student(user.pw_uid, user.pw_gid, Path(user.pw_dir))
+
+
+def _home() -> Path | None:
+    try:
+        return Path.home()
+    except RuntimeError:  # neither HOME nor an entry in the password file
+        return None
 
 
 def environment() -> Path:

@@ -11,6 +11,9 @@ BUILT = [
 ]
 """`stage1`, …: those that have a command."""
 
+DEMOS = [stage for stage in BUILT if (CHECKOUT / f"labs/demos/{stage}.toml").exists()]
+"""Those that can be played."""
+
 
 def reference(stage: str) -> str:
     """Return the command of a stage's own runtime, in this environment."""

@@ -13,7 +13,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from labs import texts
-from labs.errors import USAGE
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 COLUMN = 28
@@ -54,10 +53,9 @@ class Group(TyperGroup):
     """`labrun` itself."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Show the help where there is nothing to do; that is a usage error all the same."""
-        if not args and self.no_args_is_help:
-            print(ctx.get_help())
-            raise typer.Exit(USAGE)
+        """Heed `--lang` before all else, as a command does."""
+        if any("--lang" in parameter.opts for parameter in self.params):
+            texts.speak(asked(args[:2]))
         return super().parse_args(ctx, args)
 
     def format_usage(self, ctx: Any, formatter: Any) -> None:

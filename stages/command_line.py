@@ -16,7 +16,7 @@ from stages.explain import explain
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND, USAGE = 125, 126, 127, 2
 """Exit statuses that are the runtime's own (CONTRACT)."""
@@ -76,6 +76,7 @@ def parse(
     values of each option by its long name. Raises Usage for what is not in the table.
     """
     names = {name: (long, value) for short, long, value, _ in table for name in (short, long)}
+    names.pop("", None)  # a row without a name goes on with the one before
     options: dict[str, list[str]] = {}
     rest = list(arguments)
     while rest and rest[0].startswith("-") and rest[0] != "-":
@@ -117,10 +118,14 @@ def usage(name: str, table: Sequence[tuple[str, str, str, str]]) -> str:
 def serve(
     name: str,
     table: Sequence[tuple[str, str, str, str]],
-    run: Callable[[Container], int],
+    run: Callable[[Any], int],
     arguments: Sequence[str],
+    kind: type[Container] = Container,
 ) -> int:
-    """Be the command `name`: parse, run, and return the exit status that the contract wants."""
+    """Be the command `name`: parse, run, and return the exit status that the contract wants.
+
+    `run` gets a Container of the stage's own `kind`, which knows its options.
+    """
     verb, *rest = arguments or [""]
     try:
         if verb not in ("run", "-h", "--help"):
@@ -133,7 +138,7 @@ def serve(
             linux.watch = linux.trace
         if "--debug" in options:
             import traceback  # noqa: F401  # for failed(): inside the new root it can't be found
-        container = Container(operands, options)
+        container = kind(operands, options)
     except Usage as error:
         note(f"{error}\n\n{usage(name, table)}")
         return USAGE

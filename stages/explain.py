@@ -25,6 +25,32 @@ CAUSES = {
     ("chdir", errno.EACCES): "this user may not enter it: name another --workdir",
     ("getcwd", errno.ENOENT): "--workdir leads out of ROOT: name a directory inside",
     ("fork", errno.EAGAIN): "no more processes are allowed here: see `ulimit -u` and pids.max",
+    ("clone3", errno.EAGAIN): "no more processes are allowed here: see `ulimit -u` and pids.max",
+    ("clone3", errno.EINVAL): "this kernel lacks one of the namespaces: leave it out of "
+    "--namespaces; /proc/self/ns lists those that it has",
+    ("clone3", errno.ENOSYS): "the kernel is older than 5.3, or a container's seccomp filter "
+    "refuses it: run it on the machine itself",
+    ("unshare", errno.EINVAL): "this kernel has no time namespaces (CONFIG_TIME_NS, Linux 5.6): "
+    "leave time out of --namespaces",
+    ("unshare", errno.EPERM): "a time namespace takes CAP_SYS_ADMIN: run it with sudo, or add user "
+    "to --namespaces",
+    ("sethostname", errno.EINVAL): "a host name has at most 64 bytes: choose a shorter --hostname",
+    ("sethostname", errno.EPERM): "it takes CAP_SYS_ADMIN over the host name",
+    ("umount2", errno.EINVAL): "it is no mount of this namespace",
+    ("pivot_root", errno.EBUSY): "ROOT can't be the host's own /: `labrun rootfs DIR` makes "
+    "another",
+    ("mknod", errno.EPERM): "making devices takes CAP_MKNOD, and a devices cgroup may forbid it: "
+    "with user in --namespaces the host's are mounted instead",
+    ("bridge", errno.EEXIST): "the host has a link of that name that isn't ours: rename it with "
+    "`ip link set labrun0 name OTHER`, or say --net none",
+    ("address", errno.EADDRINUSE): "another container has it: end one, or name another --ip",
+    ("address", errno.EADDRNOTAVAIL): "it is not on the containers' network, whose .1 is the "
+    "bridge",
+    ("subnet", errno.EADDRNOTAVAIL): "the host has routes to all networks that the bridge could "
+    "have: say --net none, or --net host",
+    ("RTM_NEWLINK", errno.EPERM): "changing a network takes CAP_NET_ADMIN: say --net host",
+    ("RTM_NEWLINK", errno.EOPNOTSUPP): "the kernel has no such kind of link: `modprobe veth bridge`"
+    ", or say --net none",
     ("execve", errno.E2BIG): "arguments and environment are longer than the stack limit allows",
     ("execve", errno.ETXTBSY): "somebody has the file open for writing: close it first",
     ("execve", errno.ELOOP): "too many links, or a loop of them, on the way to it",
@@ -38,10 +64,99 @@ USUAL = ("/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin")
 def explain(error: OSError, container: Container) -> str:
     """Return the cause of a failed call and what to do about it, or "" where we know no more."""
     call = str(error.filename).partition("(")[0]
+    if call == "chdir" and f'"{container.root}"' in str(error.filename) and not container.workdir:
+        call = "chroot"  # a later stage steps into ROOT before it makes it the root
     if cause := CAUSES.get((call, error.errno or 0)):
         return cause
     if call == "execve":
         return why_not_executed(error, container)
+    if why := why_no_namespace(call, error):
+        return why
+    return why_not_mounted(call, error, container) or why_not_written(call, error)
+
+
+SYSCTLS = (
+    # file below /proc/sys, the value that forbids it, what it is about
+    ("kernel/unprivileged_userns_clone", "0", "user namespaces for ordinary users"),
+    ("user/max_user_namespaces", "0", "user namespaces"),
+    ("kernel/apparmor_restrict_unprivileged_userns", "1", "what ordinary users may do in theirs"),
+)
+"""What a distribution forbids user namespaces with. The first is Debian's, the last Ubuntu's."""
+
+
+def why_no_namespace(call: str, error: OSError) -> str:
+    """Return which setting of this system forbids a namespace, or what it takes to have one."""
+    if call == "clone3" and error.errno == errno.ENOSPC:
+        full = [limit for limit in sorted(os.listdir("/proc/sys/user")) if "_namespaces" in limit]
+        low = [limit for limit in full if sysctl(f"user/{limit}") == "0"] or ["max_*_namespaces"]
+        return f"no more of them are allowed: sysctl user.{low[0]} decides"
+    if error.errno not in (errno.EPERM, errno.EACCES):
+        return ""
+    wants_user = "CLONE_NEWUSER" in str(error.filename)
+    if os.geteuid() != 0 or wants_user or call != "clone3":
+        for name, forbidden, what in SYSCTLS:
+            if sysctl(name) == forbidden and (call != "clone3" or wants_user):
+                return f"this system forbids {what}: sysctl {name.replace('/', '.')} decides"
+    if call == "clone3" and not wants_user:
+        return (
+            "namespaces take CAP_SYS_ADMIN, which root has: run it with sudo, or add user to "
+            "--namespaces and say --net none"
+        )
+    return ""
+
+
+def sysctl(name: str) -> str:
+    """Return a setting of the kernel's, or "" where it has none of that name. See proc_sys(5)."""
+    try:
+        with open(f"/proc/sys/{name}", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def why_not_mounted(call: str, error: OSError, container: Container) -> str:
+    """Return why a root of its own, or what is mounted there, was refused. See mount(2)."""
+    words = str(error.filename)
+    place = words.partition('("')[2].partition('"')[0]
+    if call == "open" and place in ("proc", "sys", "dev"):
+        if error.errno == errno.ENOENT:
+            return f"ROOT has no /{place} to mount it on: `mkdir {container.root}/{place}`"
+        return f"ROOT's /{place} is not a directory: a link would lead the mount elsewhere"
+    if call == "mount" and error.errno == errno.ENODEV:
+        return "this kernel hasn't that file system: see /proc/filesystems"
+    if call == "mount" and "MS_BIND|MS_REC" in words and place == container.root:
+        return CAUSES.get(("chroot", error.errno or 0), "")
+    if call == "mount" and error.errno in (errno.EPERM, errno.EACCES):
+        if place in ("proc", "sysfs"):
+            return (
+                f"parts of the host's {place} are hidden under other mounts, and a whole one would "
+                "be too revealing for a user namespace: run it where nothing is mounted over them"
+            )
+        return "mounting takes CAP_SYS_ADMIN: run it with sudo, or add user to --namespaces"
+    if call == "pivot_root" and error.errno == errno.EINVAL:
+        return why_not_pivoted()
+    return ""
+
+
+def why_not_pivoted() -> str:
+    """Return which of the reasons of pivot_root(2) for EINVAL it was."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        rows = [line.split() for line in file]
+    roots = [row for row in rows if row[4] == "/"]
+    if any("shared:" in word for row in roots for word in row[6 : row.index("-")]):
+        return "the mount of / is shared: make it private first, MS_REC|MS_PRIVATE"
+    if any(row[row.index("-") + 1] == "rootfs" for row in roots):
+        return "the host's root is the boot loader's ramfs, which can't be moved: boot from a disk"
+    return "where we stand is no mount of its own"
+
+
+def why_not_written(call: str, error: OSError) -> str:
+    """Return why a file of the kernel's was not to be written. See user_namespaces(7)."""
+    words = str(error.filename)
+    if call == "write" and "id_map" in words:
+        return "those users are not the caller's to lend: /proc/self/uid_map lists who is"
+    if "timens_offsets" in words and error.errno == errno.ERANGE:
+        return "no clock goes that far: choose another --boottime"
     return ""
 
 

@@ -22,6 +22,36 @@ if TYPE_CHECKING:
 # prctl(2)
 PR_SET_PDEATHSIG = 1
 
+# clone(2), unshare(2), setns(2)
+CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP = 0x80, 0x20000, 0x2000000
+CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER = 0x4000000, 0x8000000, 0x10000000
+CLONE_NEWPID, CLONE_NEWNET = 0x20000000, 0x40000000
+
+# mount(2)
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_BIND, MS_REC, MS_PRIVATE, MS_STRICTATIME = 0x1000, 0x4000, 0x40000, 0x1000000
+
+# mount_setattr(2)
+AT_FDCWD, AT_RECURSIVE = -100, 0x8000
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
+
+# umount(2)
+MNT_DETACH = 2
+
+# open(2)
+O_RDONLY, O_WRONLY, O_RDWR, O_CREAT = os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_CREAT
+O_PATH, O_DIRECTORY, O_NOFOLLOW = os.O_PATH, os.O_DIRECTORY, os.O_NOFOLLOW
+O_CLOEXEC = os.O_CLOEXEC
+
+# inode(7)
+S_IFCHR = 0o020000
+
+# flock(2)
+LOCK_EX = 2
+
+# socket(2), netlink(7)
+AF_NETLINK, SOCK_RAW, SOCK_CLOEXEC, NETLINK_ROUTE = 16, 3, 0o2000000, 0
+
 # waitid(2)
 P_PID, WEXITED, WNOHANG = os.P_PID, os.WEXITED, os.WNOHANG
 
@@ -39,6 +69,8 @@ SI_KERNEL = 0x80
 SIG_BLOCK, SIG_SETMASK = _signal.SIG_BLOCK, _signal.SIG_SETMASK
 
 _libc = ctypes.CDLL(None, use_errno=True)
+# A PyDLL keeps Python's lock during the call: who forks must hold it, as os.fork does.
+_locked = ctypes.PyDLL(None, use_errno=True)
 
 
 def _declare(name: str, *argtypes: Any) -> Callable[..., int]:
@@ -58,6 +90,20 @@ _long = ctypes.c_ulong
 _chroot = _declare("chroot", ctypes.c_char_p)
 _prctl = _declare("prctl", ctypes.c_int, _long, _long, _long, _long)
 _close_range = _declare("close_range", ctypes.c_uint, ctypes.c_uint, ctypes.c_int)
+_unshare = _declare("unshare", ctypes.c_int)
+_setns = _declare("setns", ctypes.c_int, ctypes.c_int)
+_mount = _declare(
+    "mount", ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, _long, ctypes.c_char_p
+)
+_umount2 = _declare("umount2", ctypes.c_char_p, ctypes.c_int)
+_pivot_root = _declare("pivot_root", ctypes.c_char_p, ctypes.c_char_p)
+_sethostname = _declare("sethostname", ctypes.c_char_p, ctypes.c_size_t)
+_flock = _declare("flock", ctypes.c_int, ctypes.c_int)
+_socket = _declare("socket", ctypes.c_int, ctypes.c_int, ctypes.c_int)
+
+# libc has no clone3, and mount_setattr only since glibc 2.36. Newer calls have the same number on
+# every machine that labrun runs on.
+_SYS_clone3, _SYS_mount_setattr = 435, 442
 
 watch: Callable[[str, object], None] | None = None
 """Called with a call's words and PENDING before it is made, then with its result or OSError."""
@@ -83,6 +129,12 @@ def _quoted(path: StrPath) -> str:
     """Return a string as C and strace spell it, whatever its bytes."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return '"' + text.replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+def _ored(value: int, prefix: str) -> str:
+    """Return the names of the flags that are set, as C spells them: MS_BIND|MS_REC."""
+    flags = [(k, v) for k, v in globals().items() if k.startswith(prefix) and v and v > 0]
+    return "|".join(name for name, flag in flags if value & flag == flag) or "0"
 
 
 def chroot(path: StrPath) -> None:
@@ -213,6 +265,237 @@ def sigwaitinfo(signals: Iterable[int]) -> tuple[int, int]:
     """
     info = _call(_signal.sigwaitinfo, "sigwaitinfo()", signals)
     return int(info.si_signo), int(info.si_code)
+
+
+def clone3(flags: int) -> int:
+    """Fork a child into the new namespaces that the CLONE_NEW… `flags` name.
+
+    Returns the child's pid in the parent, 0 in the child. See clone(2), namespaces(7).
+    """
+    words = f"clone3({_ored(flags, 'CLONE_')}, exit_signal SIGCHLD)"
+    return int(_call(_clone3, words, flags))
+
+
+def _clone3(flags: int) -> int:
+    # struct clone_args, first version: flags, pidfd, child_tid, parent_tid, exit_signal, and the
+    # stack, its size and the TLS, which 0 leaves as fork(2) does.
+    arguments = (ctypes.c_uint64 * 8)(flags, 0, 0, 0, SIGCHLD, 0, 0, 0)
+    size = ctypes.c_size_t(ctypes.sizeof(arguments))
+    # Python is to be told of a fork that it doesn't make itself.
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid = _locked.syscall(ctypes.c_long(_SYS_clone3), ctypes.byref(arguments), size)
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+        return 0
+    failure = ctypes.get_errno()
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    if pid == -1:
+        raise OSError(failure, os.strerror(failure))
+    return int(pid)
+
+
+def unshare(flags: int) -> None:
+    """Leave a namespace of this process for a new one.
+
+    See unshare(2).
+    """
+    _call(_unshare, f"unshare({_ored(flags, 'CLONE_')})", flags)
+
+
+def setns(fd: int, nstype: int) -> None:
+    """Join the namespace that `fd`, an open link such as /proc/PID/ns/net, stands for.
+
+    See setns(2).
+    """
+    _call(_setns, f"setns({fd}, {_ored(nstype, 'CLONE_')})", fd, nstype)
+
+
+def mount(
+    source: StrPath | None, target: StrPath, fstype: str | None, flags: int, data: str | None = None
+) -> None:
+    """Attach a file system, or with MS_BIND a part of one, at `target`; or change what is there.
+
+    See mount(2).
+    """
+    strings = [None if text is None else os.fsencode(text) for text in (source, target, fstype)]
+    spelt = ["NULL" if text is None else _quoted(text) for text in strings]
+    options = "NULL" if data is None else _quoted(data)
+    words = f"mount({', '.join(spelt)}, {_ored(flags, 'MS_')}, {options})"
+    _call(_mount, words, *strings, flags, data and data.encode())
+
+
+def mount_setattr(path: StrPath, flags: int, attr_set: int) -> None:
+    """Set attributes of the mount at `path`, with AT_RECURSIVE also of all that is mounted below.
+
+    See mount_setattr(2).
+    """
+    words = f"mount_setattr({_quoted(path)}, {_ored(flags, 'AT_')}, "
+    words += f"{_ored(attr_set, 'MOUNT_ATTR_')})"
+    _call(_mount_setattr, words, os.fsencode(path), flags, attr_set)
+
+
+def _mount_setattr(path: bytes, flags: int, attr_set: int) -> None:
+    # struct mount_attr: attr_set, attr_clr, propagation, userns_fd.
+    attributes = (ctypes.c_uint64 * 4)(attr_set, 0, 0, 0)
+    call = _libc.syscall
+    number, size = ctypes.c_long(_SYS_mount_setattr), ctypes.c_size_t(ctypes.sizeof(attributes))
+    result = call(number, AT_FDCWD, path, ctypes.c_uint(flags), ctypes.byref(attributes), size)
+    if result == -1:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def umount2(target: StrPath, flags: int) -> None:
+    """Take away the topmost mount at `target`.
+
+    See umount(2).
+    """
+    words = f"umount2({_quoted(target)}, {_ored(flags, 'MNT_')})"
+    _call(_umount2, words, os.fsencode(target), flags)
+
+
+def pivot_root(new_root: StrPath, put_old: StrPath) -> None:
+    """Make the mount `new_root` the root of this mount namespace; the old one moves to `put_old`.
+
+    See pivot_root(2).
+    """
+    words = f"pivot_root({_quoted(new_root)}, {_quoted(put_old)})"
+    _call(_pivot_root, words, os.fsencode(new_root), os.fsencode(put_old))
+
+
+def sethostname(name: str) -> None:
+    """Set the host name of this uts namespace.
+
+    See sethostname(2).
+    """
+    text = os.fsencode(name)
+    _call(_sethostname, f"sethostname({_quoted(name)})", text, len(text))
+
+
+def setgroups(groups: Sequence[int]) -> None:
+    """Set the supplementary groups of this process.
+
+    See setgroups(2).
+    """
+    _call(os.setgroups, f"setgroups({list(groups)})", groups)
+
+
+def setresgid(rgid: int, egid: int, sgid: int) -> None:
+    """Set the real, effective and saved group of this process.
+
+    See setresgid(2).
+    """
+    _call(os.setresgid, f"setresgid({rgid}, {egid}, {sgid})", rgid, egid, sgid)
+
+
+def setresuid(ruid: int, euid: int, suid: int) -> None:
+    """Set the real, effective and saved user of this process.
+
+    See setresuid(2).
+    """
+    _call(os.setresuid, f"setresuid({ruid}, {euid}, {suid})", ruid, euid, suid)
+
+
+def mkdir(path: StrPath, mode: int) -> None:
+    """Make a directory.
+
+    See mkdir(2).
+    """
+    _call(os.mkdir, f"mkdir({_quoted(path)}, 0{mode:o})", path, mode)
+
+
+def symlink(target: str, linkpath: StrPath) -> None:
+    """Make the link `linkpath`, which leads to `target`.
+
+    See symlink(2).
+    """
+    _call(os.symlink, f"symlink({_quoted(target)}, {_quoted(linkpath)})", target, linkpath)
+
+
+def mknod(path: StrPath, mode: int, major: int, minor: int) -> None:
+    """Make a device node.
+
+    See mknod(2).
+    """
+    words = f"mknod({_quoted(path)}, 0{mode:o}, makedev({major}, {minor}))"
+    _call(os.mknod, words, path, mode, os.makedev(major, minor))
+
+
+def umask(mask: int) -> int:
+    """Set which permissions new files never get; return the mask as it was.
+
+    See umask(2).
+    """
+    return int(_call(os.umask, f"umask(0{mask:o})", mask))
+
+
+def open_file(path: StrPath, flags: int, mode: int = 0) -> int:
+    """Open a file; return its descriptor.
+
+    See open(2).
+    """
+    return int(_call(os.open, f"open({_quoted(path)}, {_ored(flags, 'O_')})", path, flags, mode))
+
+
+def write_file(path: StrPath, text: str) -> None:
+    """Write one line into a file of the kernel's, with one write(2), as such files want it.
+
+    See write(2), proc(5).
+    """
+    fd = open_file(path, O_WRONLY | O_CLOEXEC)
+    try:
+        _call(os.write, f"write({_quoted(path)}, {_quoted(text)})", fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def pipe2(flags: int) -> tuple[int, int]:
+    """Make a pipe; return its reading and its writing end.
+
+    See pipe(2).
+    """
+    ends: tuple[int, int] = _call(os.pipe2, f"pipe2({_ored(flags, 'O_')})", flags)
+    return ends
+
+
+def read(fd: int, count: int) -> bytes:
+    """Read up to `count` bytes; none where there are no more to come.
+
+    See read(2).
+    """
+    return bytes(_call(os.read, f"read({fd})", fd, count))
+
+
+def write(fd: int, data: bytes) -> int:
+    """Write `data` to a descriptor; return how many bytes went.
+
+    See write(2).
+    """
+    return int(_call(os.write, f"write({fd}, {_quoted(data)})", fd, data))
+
+
+def flock(fd: int, operation: int) -> None:
+    """Lock an open file: until it is closed, or its process ends.
+
+    See flock(2).
+    """
+    _call(_flock, f"flock({fd}, LOCK_EX)", fd, operation)
+
+
+def socket(domain: int, type: int, protocol: int) -> int:
+    """Open a socket; return its descriptor.
+
+    See socket(2).
+    """
+    words = "socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE)"
+    return int(_call(_socket, words, domain, type, protocol))
+
+
+def netlink(fd: int, words: str, exchange: Callable[[int, bytes], Any], message: bytes) -> Any:
+    """Send one request to the kernel's network and return its answer; `words` say what it asks.
+
+    See netlink(7), rtnetlink(7).
+    """
+    return _call(exchange, words, fd, message)
 
 
 def caller_environment() -> dict[bytes, bytes]:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,15 @@ import pytest
 def pytest_configure() -> None:
     """Have what the tests start hear of a hang-up, also where we were started by nohup."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _progress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what the tests play out of the progress of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        patch.delenv("SUDO_UID", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +42,9 @@ def as_root() -> None:
 def stage1() -> str:
     """Return the command `stage1` of this environment."""
     return str(Path(sys.executable).with_name("stage1"))
+
+
+@pytest.fixture(scope="session")
+def stage2() -> str:
+    """Return the command `stage2` of this environment."""
+    return str(Path(sys.executable).with_name("stage2"))

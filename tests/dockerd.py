@@ -32,7 +32,7 @@ base=$1
 shift 2
 exec dockerd --data-root "$base/data" --exec-root "$base/exec" --pidfile "$base/dockerd.pid" \
     --host "unix://$base/docker.sock" --storage-driver "$driver" --iptables=false \
-    --bridge=none --ip-masq=false "$@"
+    --ip-masq=false "$@"
 """
 
 
@@ -79,15 +79,18 @@ def missing() -> str:
 
 
 @contextlib.contextmanager
-def started(*options: str, driver: str = "overlay2") -> Iterator[Docker]:
+def started(*options: str, driver: str = "overlay2", bridged: bool = False) -> Iterator[Docker]:
     """Start a daemon with further `options`; stop it and remove all of it in the end.
 
+    Its containers have a network only where it is `bridged`, to a bridge in the daemon's own.
     Where it can't be had, the test is skipped with the reason, and fails with CI=true.
     """
     if reason := missing():
         if os.environ.get("CI") == "true":
             pytest.fail(f"dockerd: {reason}")
         pytest.skip(f"dockerd: {reason}")
+    if not bridged:
+        options = ("--bridge=none", *options)
     # Short, because the path of a socket may have 107 bytes: see unix(7).
     base = Path(tempfile.mkdtemp(prefix="lrd-"))
     try:

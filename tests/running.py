@@ -1,5 +1,6 @@
 """How the tests run things: the commands of this environment, and what the machine holds."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from checks import ledger
 from labs import paths
+from stages.stage2_namespaces.more import bridge
 
 BIN = Path(sys.executable).parent
 LABRUN = str(BIN / "labrun")
@@ -89,6 +91,20 @@ def machine() -> dict[str, object]:
         "left by a dead run": left,
         "host name": os.uname().nodename,
         "segments": [id_ for id_, mode in segments if not int(mode, 8) & 0o1000],
-        "links": sorted(os.listdir("/sys/class/net")),
-        "routes": Path("/proc/net/route").read_text(encoding="ascii"),
+        "links": sorted(set(os.listdir("/sys/class/net")) - links_of_runtimes()),
+        "routes": [
+            row
+            for row in Path("/proc/net/route").read_text(encoding="ascii").splitlines()
+            if row.split()[0] != bridge.BRIDGE
+        ],
     }
+
+
+def links_of_runtimes() -> set[str]:
+    """Return the links that runtimes have made: by their group, whatever they are called."""
+    found = set()
+    for link in Path("/sys/class/net").glob("*/netdev_group"):
+        with contextlib.suppress(OSError):  # it may go at any time
+            if int(link.read_text(encoding="ascii")) == bridge.TAG:
+                found.add(link.parent.name)
+    return found

@@ -1,12 +1,14 @@
 """The probes: each observes one axis of isolation, and yields a verdict with its evidence."""
 
+import contextlib
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
+from checks import kernel
 from checks.model import Finding, Verdict
-from checks.runtimes import Unsupported
-from checks.trial import NotStarted, Trial
+from checks.runtimes import Unsupported, namespaces
+from checks.trial import Container, NoSuchOption, NotStarted, Trial
 from checks.visitor import Hindered, link
 from checks.words import say
 
@@ -56,6 +58,13 @@ def wall(isolated: bool, *evidence: str) -> Finding:
     return Finding(Verdict.ISOLATED if isolated else Verdict.LEAKS, evidence)
 
 
+def built(shared: bool, faults: list[str], *evidence: str) -> Finding:
+    """Return the finding on a wall with something behind it: isolated, leaks, or broken."""
+    if faults and not shared:
+        return Finding(Verdict.BROKEN, (*faults, *evidence))
+    return wall(not shared, *evidence)
+
+
 def promise(faults: list[str], *evidence: str) -> Finding:
     """Return the finding on a promise: broken where there is any fault, else kept."""
     return Finding(Verdict.BROKEN, tuple(faults)) if faults else Finding(Verdict.KEPT, evidence)
@@ -67,3 +76,29 @@ def same_namespace(trial: Trial, pid: int, namespace: str) -> tuple[bool, str]:
     if host == inside:
         return True, say("probe.shared", link=inside, pid=pid, namespace=namespace)
     return False, say("probe.own", host=host, inside=inside, pid=pid, namespace=namespace)
+
+
+@contextlib.contextmanager
+def with_namespace(
+    trial: Trial, namespace: str, *options: str
+) -> Iterator[tuple[Container, list[str]]]:
+    """Start a command in one more new namespace than usual; give it, and what must be said.
+
+    A runtime that can't be asked for one is looked at as it is. Raises Hindered where nobody could
+    make one here.
+    """
+    flag = kernel.NAMESPACES[namespace]
+    try:
+        trial.bench.see(lambda: kernel.unshare(flag))
+    except OSError as error:
+        said = say("probe.no_namespace", namespace=namespace, reason=error.strerror)
+        raise Hindered(said) from None
+    notes = []
+    with contextlib.ExitStack() as stack:
+        try:
+            started = trial.started(options=[*namespaces(namespace), *options])
+            container = stack.enter_context(started)
+        except (Unsupported, NoSuchOption) as error:
+            notes.append(say("probe.not_asked", reason=error))
+            container = stack.enter_context(trial.started())
+        yield container, notes

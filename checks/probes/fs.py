@@ -2,13 +2,16 @@
 
 import errno
 import os
+from pathlib import Path
 
+from checks import kernel
+from checks.canaries import nonce
 from checks.model import Finding
 from checks.mounts import Mount, parse
 from checks.probes import probe, same_namespace, wall
 from checks.runtimes import Request, Unsupported
 from checks.trial import Container, Trial
-from checks.visitor import walk_up
+from checks.visitor import Hindered, walk_up
 from checks.words import say
 
 
@@ -145,23 +148,57 @@ def _escape() -> bool:
     return True
 
 
+def _other_roots(path: str, secret: str) -> list[str]:
+    """Return what in /proc leads to the secret: the root of a process that is outside."""
+    try:
+        processes = [name for name in os.listdir("/proc") if name.isdigit()]
+    except FileNotFoundError:
+        return []
+    ways = [f"/proc/{number}/root{path}" for number in processes]
+    return [way for way in ways if reaches(way, secret)]
+
+
 @probe("fs.chroot-escape")
 def chroot_escape(trial: Trial) -> Finding:
-    """The second chroot, from a directory kept open, leads to no canary."""
+    """Neither a second chroot, from a directory kept open, nor /proc/PID/root leads out."""
     canaries = trial.bench.canaries
+
+    def climb() -> tuple[list[str], bool, bool, tuple[int, int]]:
+        around = _other_roots(canaries.file, canaries.secret)
+        tried = _escape()
+        return around, tried, reaches(canaries.file, canaries.secret), inode("/")
+
     with trial.started() as container:
-        tried, out = container.visit(lambda: (_escape(), reaches(canaries.file, canaries.secret)))
-    if not tried:
-        return wall(True, say("fs.escape_refused", reason=os.strerror(errno.EPERM)))
+        own = inode(f"/proc/{container.pid}/root/")
+        around, tried, out, (device, number) = container.visit(climb)
     if out:
         return wall(False, say("fs.escape_out", path=canaries.file))
-    return wall(True, say("fs.escape_stays", path=canaries.file))
+    if around:
+        return wall(False, say("fs.escape_proc", path=around[0]))
+    if not tried:
+        return wall(True, say("fs.escape_refused", reason=os.strerror(errno.EPERM)))
+    top = named((device, number))
+    if (device, number) != own:
+        return wall(False, say("fs.escape_above", top=top, own=named(own)))
+    return wall(True, say("fs.escape_stays", path=canaries.file), say("fs.escape_top", top=top))
 
 
 @probe("fs.mounts")
 def mounts(trial: Trial) -> Finding:
     """Neither the host's root nor the canary mount is among the container's mounts."""
     bench = trial.bench
+    with trial.started() as container:
+        shared, evidence = same_namespace(trial, container.pid, "mnt")
+        inside, outside = tables(trial, container)
+    leaks = _of_host(inside, outside, bench.canaries.mount)
+    if leaks:
+        line = leaks[-1].line
+        return wall(False, evidence, say("fs.mounts_leak", count=len(inside), line=line))
+    return wall(not shared, evidence, say("fs.mounts_own", count=len(inside)))
+
+
+def tables(trial: Trial, container: Container) -> tuple[list[Mount], list[Mount]]:
+    """Return all mounts of the container's mount namespace, and all of the host's."""
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
 
     def table() -> str:
@@ -171,17 +208,9 @@ def mounts(trial: Trial) -> Finding:
             return os.fsdecode(file.read())
 
     try:
-        with trial.started() as container:
-            shared, evidence = same_namespace(trial, container.pid, "mnt")
-            inside = parse(container.visit(table, root=False))
-        outside = parse(bench.see(table))
+        return parse(container.visit(table, root=False)), parse(trial.bench.see(table))
     finally:
         os.close(proc)
-    leaks = _of_host(inside, outside, bench.canaries.mount)
-    if leaks:
-        line = leaks[-1].line
-        return wall(False, evidence, say("fs.mounts_leak", count=len(inside), line=line))
-    return wall(not shared, evidence, say("fs.mounts_own", count=len(inside)))
 
 
 def _of_host(inside: list[Mount], outside: list[Mount], canary: str) -> list[Mount]:
@@ -194,3 +223,72 @@ def _of_host(inside: list[Mount], outside: list[Mount], canary: str) -> list[Mou
         *(mount for mount in inside if (mount.device, mount.root) == host),
         *(mount for mount in inside if canary and canary in mount.line),
     ]
+
+
+@probe("fs.propagation")
+def propagation(trial: Trial) -> Finding:
+    """A mount made inside appears nowhere else, nor one made outside inside."""
+    with trial.started() as container:
+        shared, evidence = same_namespace(trial, container.pid, "mnt")
+        if shared:
+            return wall(False, say("fs.spread_same"), evidence)
+        inside, outside = tables(trial, container)
+        # First what the tables say: a mount that is tried out where they are tied would spread.
+        groups = {tie for mount in outside for tie in mount.ties if tie.startswith("shared:")}
+        if both := [mount for mount in inside if mount.ties & groups]:
+            return wall(False, say("fs.spread_both", line=both[0].line))
+        masters = {tie.replace("shared:", "master:") for tie in groups}
+        if fed := [mount for mount in inside if mount.ties & masters]:
+            return wall(False, say("fs.spread_in", line=fed[0].line))
+        return _spread(trial, container)
+
+
+def _spread(trial: Trial, container: Container) -> Finding:
+    """Mount something inside, then something outside, and look where it appears."""
+    name, place = nonce("mount"), _directory(f"/proc/{container.pid}/root/")
+    outside = str(trial.bench.root / place)
+    top = os.open(f"/proc/{container.pid}/root", os.O_PATH | os.O_DIRECTORY)
+
+    def mount() -> None:
+        os.fchdir(top)
+        kernel.mount(name, place, "tmpfs", data="size=64k")
+
+    def unmount() -> None:
+        os.fchdir(top)
+        kernel.umount(place)
+
+    def seen() -> list[str]:
+        inside, outside = tables(trial, container)
+        # A table ends at its reader's root, and the command's may lie below another mount.
+        file = Path(f"/proc/{container.pid}/mountinfo")
+        inside += parse(os.fsdecode(file.read_bytes()))
+        sides = {"inside": inside, "outside": outside}
+        return [side for side, table in sides.items() if any(name in each.line for each in table)]
+
+    try:
+        container.visit(mount, root=False)
+        after_inner = seen()
+        container.visit(unmount, root=False)
+    finally:
+        os.close(top)
+    if "inside" not in after_inner:
+        raise Hindered(say("fs.spread_unseen", place=place))
+    if "outside" in after_inner:
+        return wall(False, say("fs.spread_out", place=place))
+    trial.bench.see(lambda: kernel.mount(name, outside, "tmpfs", data="size=64k"))
+    after_outer = seen()
+    trial.bench.see(lambda: kernel.umount(outside))
+    if "inside" in after_outer:
+        return wall(False, say("fs.spread_came", place=outside))
+    return wall(True, say("fs.spread_none", place=place))
+
+
+def _directory(root: str) -> str:
+    """Return the name of a directory in `root` on which nothing is mounted."""
+    device = os.stat(root).st_dev
+    with os.scandir(root) as entries:
+        return min(
+            entry.name
+            for entry in entries
+            if entry.is_dir(follow_symlinks=False) and entry.stat().st_dev == device
+        )

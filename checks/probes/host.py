@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from checks.bench import tree
 from checks.canaries import nonce
@@ -18,6 +19,10 @@ from checks.words import say
 SYSVIPC = ("sysvipc/shm", "sysvipc/sem", "sysvipc/msg")
 SYSCTLS = ("sys/net/ipv4/ip_forward", "sys/net/ipv4/conf/all/route_localnet")
 """What runtimes switch on for their network, and each network namespace has for itself."""
+TAG = int.from_bytes(b"lab", "big")
+"""The group of a bridge that stays for the next container, and that `labrun clean` removes."""
+LOCKS = "/run/labrun"
+"""Where its locks stay."""
 
 
 @probe("host.failclosed")
@@ -42,24 +47,57 @@ def failclosed(trial: Trial) -> Finding:
 
 
 def _everything(trial: Trial) -> dict[str, list[str]]:
-    """Return all that a run could leave on the bench, by its kind in the language in use."""
+    """Return all that a run could leave on the bench, by its kind in the language in use.
+
+    Not counted: the shared bridge, as long as nothing is plugged in, and the locks (CONTRACT).
+    """
     bench = trial.bench
     root = Path(bench.path(bench.root))
-    # What a device has counted is no residue.
-    devices = _lines(f"/proc/{bench.pid}/net/dev")[2:]
+    links, addresses = bench.see_network(_network)
+    bridges = {
+        link["name"]
+        for link in links
+        if (link["kind"], link["group"]) == ("bridge", TAG)
+        and not any(other["master"] == link["index"] for other in links)
+    }
+    routes = _lines(f"/proc/{bench.pid}/net/route")[1:]
+    files = [name for name in bench.files() if name != LOCKS]
     return {
         say("host.mounts"): _lines(f"/proc/{bench.pid}/mountinfo"),
         say("host.processes"): [json.dumps(argv) for argv in bench.processes().values()],
         say("host.groups"): bench.groups(),
-        say("host.links"): [row.partition(":")[0].strip() for row in devices],
-        say("host.routes"): _lines(f"/proc/{bench.pid}/net/route")[1:],
-        say("host.files"): bench.files(),
+        say("host.links"): [link["name"] for link in links if link["name"] not in bridges],
+        say("host.addresses"): [f"{at} ({name})" for name, at in addresses if name not in bridges],
+        say("host.routes"): [row for row in routes if row.split()[0] not in bridges],
+        say("host.files"): [
+            name for name in files if not (name.startswith(LOCKS) and name.endswith(".lock"))
+        ],
         say("host.root_files"): [_described(root / name) for name in (".", *tree(str(root)))],
         say("host.name"): [bench.see(lambda: os.uname().nodename)],
         # Key, id and mode; the other columns count who has used them.
         say("host.segments"): _by_judges_proc(trial, SYSVIPC, slice(0, 3)),
         say("host.sysctls"): _by_judges_proc(trial, SYSCTLS, slice(None)),
     }
+
+
+def _network() -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """Return the devices of this network, and its IPv4 addresses, by rtnetlink(7)."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as ip:
+        links = [
+            {
+                "index": link["index"],
+                "name": link.get_attr("IFLA_IFNAME"),
+                "kind": link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND"),
+                "group": link.get_attr("IFLA_GROUP"),
+                "master": link.get_attr("IFLA_MASTER"),
+            }
+            for link in ip.get_links()
+        ]
+        names = {link["index"]: link["name"] for link in links}
+        addresses = [(names[row["index"]], row.get_attr("IFA_ADDRESS")) for row in ip.get_addr()]
+    return links, [(name, at) for name, at in addresses if not at.startswith("fe80:")]
 
 
 def _lines(file: str) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labs.errors import CANNOT, FAILED, Refused
+from labs.errors import CANNOT, FAILED, USAGE, Refused
 from labs.texts import say
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def play(
     stage: str,
     steps: Sequence[str],
     *,
+    start: str | None = None,
     no_input: bool,
     json_file: str | None,
     runtime: str | None,
@@ -32,6 +33,7 @@ def play(
 ) -> int:
     """Play a stage's demo, or some of its steps; return 1 where a verdict isn't the expected one.
 
+    With `start`, begin at that step, and play all that follow.
     `json_file` gets the results; `-` is stdout, and then nothing else is written there. For an
     ordinary user it starts labrun again as root. Raises Refused, and KeyboardInterrupt on Ctrl-C.
     """
@@ -42,6 +44,9 @@ def play(
 
     demo = script.load(stage)
     chosen = demo.choose(steps)
+    first = demo.choose([start])[0] if start else None
+    if first and steps:
+        raise Refused("--from", say("demo.from"), say("demo.from.remedy"), status=USAGE)
     under_test = engine.choose(stage, runtime)
     if json_file:
         report.check(json_file)
@@ -56,8 +61,8 @@ def play(
             Bench(place, machine=True) as bench,
             stop.let_through(),
         ):
-            stand = engine.Engine(under_test, bench)
-            played = _perform(stand, demo, chosen, quiet=quiet, asks=asks)
+            stand = engine.Engine(under_test, bench, demo)
+            played = _perform(stand, demo, chosen, first, quiet=quiet, asks=asks)
     except Stopped as told:
         raise Refused(stage, say("demo.stopped"), status=SIGNALLED + told.number) from None
     except NoBench as error:
@@ -68,7 +73,13 @@ def play(
 
 
 def _perform(
-    stand: "Engine", demo: "Demo", steps: "Sequence[Step]", *, quiet: bool, asks: bool
+    stand: "Engine",
+    demo: "Demo",
+    steps: "Sequence[Step]",
+    start: "Step | None",
+    *,
+    quiet: bool,
+    asks: bool,
 ) -> "list[Played]":
     """Play the steps for whoever is there: a student, a reader, or a program."""
     from labs.demo import session
@@ -76,7 +87,13 @@ def _perform(
 
     screen = None if quiet else Screen()
     if screen and asks:
-        return session.Player(stand, demo, screen).run(steps)
+        player = session.Player(stand, demo, screen)
+        played = player.run(steps, start)
+        if player.trouble:
+            print(f"labrun: {player.trouble}", file=sys.stderr)
+        return played
+    if start:
+        steps = steps[steps.index(start) :]
     return session.read_out(stand, demo, steps, screen)
 
 

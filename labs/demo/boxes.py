@@ -1,62 +1,167 @@
-"""Two boxes side by side: the same command outside and inside."""
+"""Boxes side by side: the same command outside and inside."""
 
 import re
 import shlex
 import textwrap
 from collections.abc import Sequence
-from itertools import pairwise, zip_longest
+from itertools import pairwise, repeat, zip_longest
 
-from rich import box
+from rich import box, console
 from rich.cells import cell_len, set_cell_size
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from checks.runtimes import NAMESPACES
 from checks.trial import Ended
-from labs.demo.engine import Played
+from labs.demo.engine import Played, Side
 from labs.demo.screen import Screen
 from labs.demo.wrap import wrap
 from labs.texts import say
 
 NARROW = 76
 """Columns below which the boxes stand on each other."""
+LEAST = 38
+"""Columns that a box needs beside others."""
 FRAME = 4
 """Columns that a box's frame and padding take."""
 MARK = "> "
 
+Group = list[Side]
+"""Sides with the same answer."""
 Line = tuple[str, bool]
 """A line of output, and whether it is one that matters."""
 
 
 def sides(screen: Screen, done: Played, room: int) -> RenderableType:
-    """Return both boxes, each with at most `room` lines inside where the output is longer."""
-    stacked = screen.width < NARROW
-    width = screen.width if stacked else screen.width // 2
-    host, container = both(done, width - FRAME, room)
-    if stacked:
-        return Group(_box("host", host, width), _box("container", container, width))
-    height = max(len(host.plain.splitlines()), len(container.plain.splitlines())) + 2
-    grid = Table.grid(padding=0)
-    grid.add_row(_box("host", host, width, height), _box("container", container, width, height))
-    return grid
+    """Return a box for each side, with at most `room` lines inside where the output is longer.
 
-
-def both(done: Played, width: int, room: int) -> tuple[Text, Text]:
-    """Return what a terminal of that width would show on the host, and in the container.
-
-    At most `room` lines each, where that leaves three of the output.
+    What answered as the host did shares its box. Where not all boxes fit beside each other, the
+    host's and the container's are shown, and a line for each of the others.
     """
-    return (
-        _content(done, done.host_command, done.host, "# ", width, room),
-        _content(done, done.command, done.container, "/ # ", width, room),
-    )
+    stacked = screen.width < NARROW
+    boxed, titles, lines = _arranged(screen, done)
+    width = _width(screen, boxed)
+    contents = [_content(done, group[0], width - FRAME, room) for group in boxed]
+    if stacked:
+        both = [_box(*each, width) for each in zip(titles, contents, strict=True)]
+        return console.Group(*both, *lines)
+    height = max(len(content.plain.splitlines()) for content in contents) + 2
+    grid = Table.grid(padding=0)
+    grid.add_row(*map(_box, titles, contents, repeat(width), repeat(height)))
+    return console.Group(grid, *lines)
 
 
-def _box(name: str, content: Text, width: int, height: int | None = None) -> Panel:
+def written(done: Played, width: int, room: int) -> list[tuple[str, str, Text]]:
+    """Return what a terminal of that width would show on each side: its stage, its name, and that.
+
+    What answered as the host did is named with it. At most `room` lines each, where that leaves
+    three of the output.
+    """
+    return [
+        (group[0].stage, _title(done, group), _content(done, group[0], width, room))
+        for group in grouped(done.sides)
+    ]
+
+
+def below(screen: Screen, done: Played) -> int:
+    """Return how many lines there are below the boxes."""
+    return len(_arranged(screen, done)[2])
+
+
+def _width(screen: Screen, boxed: Sequence[Group]) -> int:
+    """Return how wide each box is."""
+    return screen.width if screen.width < NARROW else screen.width // len(boxed)
+
+
+def _arranged(screen: Screen, done: Played) -> tuple[list[Group], list[str], list[Text]]:
+    """Return what gets a box, the titles of these boxes, and the lines for all others."""
+    groups = grouped(done.sides)
+    fitting = 2 if screen.width < NARROW else max(screen.width // LEAST, 2)
+    boxed = groups if len(groups) <= fitting else [groups[0], groups[-1]]
+    width = _width(screen, boxed)
+    titles = []
+    lines = []
+    for group in boxed:
+        fits = next(n for n in range(len(group), 0, -1) if n == 1 or _fits(done, group[:n], width))
+        titles.append(_title(done, group[:fits]))
+        if more := group[fits:]:
+            lines.append(_line(screen, _title(done, more), say("demo.as_there", side=titles[-1])))
+    lines += [
+        _line(screen, _title(done, group), _said(done, group[0]))
+        for group in groups
+        if group not in boxed
+    ]
+    return boxed, titles, lines
+
+
+def grouped(played: Sequence[Side]) -> list[Group]:
+    """Return the sides, those with the same answer together; the container's is always alone."""
+    groups: list[Group] = []
+    for side in played[:-1]:
+        for group in groups:
+            if (group[0].command, group[0].ended) == (side.command, side.ended):
+                group.append(side)
+                break
+        else:
+            groups.append([side])
+    return [*groups, [played[-1]]]
+
+
+def name(done: Played, side: Side) -> str:
+    """Return what a side is called: the host, a stage, and what was asked of it."""
+    if not side.stage:
+        return say("demo.host")
+    if len(done.sides) == 2 and not side.options:
+        return say("demo.container")
+    stage = say("demo.stage_n", number=side.stage.removeprefix("stage"))
+    asked = asked_for(side.options)
+    return f"{stage} · {asked}" if asked else stage
+
+
+def asked_for(options: Sequence[str]) -> str:
+    """Return options in short: of the namespaces, what is asked for besides the usual ones."""
+    words = []
+    for before, word in pairwise(["", *options]):
+        kinds = word.split(",")
+        if before == "--namespaces":
+            more = [kind for kind in kinds if kind not in NAMESPACES]
+            usual = len(kinds) - len(more) == len(NAMESPACES)
+            words += [f"+{','.join(more)}"] if usual and more else [] if usual else [word]
+        elif word != "--namespaces":
+            words.append(word)
+    return " ".join(words)
+
+
+def _title(done: Played, group: Sequence[Side]) -> str:
+    return " = ".join(name(done, side) for side in group)
+
+
+def _fits(done: Played, group: Sequence[Side], width: int) -> bool:
+    """Say whether a group's title fits a box's frame."""
+    return cell_len(_title(done, group)) <= width - FRAME - 1
+
+
+def _said(done: Played, side: Side) -> str:
+    """Return in one line what a side answered: the lines that matter, or else all."""
+    rows = _output(done, side.ended, 10**6)
+    telling = [text for text, matters in rows if matters] or [text for text, _ in rows]
+    said = " · ".join(" ".join(text.removeprefix(MARK).split()) for text in telling)
+    return said or say("demo.nothing")
+
+
+def _line(screen: Screen, title: str, said: str) -> Text:
+    """Return in one line what a side without a box answered."""
+    line = Text.assemble((f"{title}  ", "dim"), said, no_wrap=True)
+    line.truncate(screen.width, overflow="ellipsis")
+    return line
+
+
+def _box(title: str, content: Text, width: int, height: int | None = None) -> Panel:
     return Panel(
         content,
-        title=Text(say(f"demo.{name}"), style="bold"),
+        title=Text(title, style="bold"),
         title_align="left",
         box=box.SQUARE,
         border_style="dim",
@@ -65,15 +170,15 @@ def _box(name: str, content: Text, width: int, height: int | None = None) -> Pan
     )
 
 
-def _content(
-    done: Played, command: Sequence[str], ended: Ended, prompt: str, inner: int, room: int
-) -> Text:
+def _content(done: Played, side: Side, inner: int, room: int) -> Text:
     """Return what a terminal would show: the command behind a prompt, then what it printed."""
+    prompt = "/ # " if side.stage else "# "
+    ended = side.ended
     written = Text(no_wrap=True, overflow="crop")
     # What begins with a space goes on from the line before, as it would in a shell.
     typed = [
         piece
-        for line in _typed(command, done.places["root"])
+        for line in _typed(side.command, done.places["root"])
         for piece in wrap(line if line.startswith(" ") else f"{prompt}{line}", inner)
     ]
     written.append("\n".join(typed), "bold")

@@ -4,23 +4,52 @@ import os
 import re
 import shlex
 import shutil
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from checks import kernel
 from checks.bench import Bench
 from checks.model import Finding, Verdict
 from checks.probes import observe
-from checks.runtimes import Request, Runtime, Unsupported, runtime
+from checks.runtimes import NAMESPACES, Request, Runtime, Unsupported, runtime
 from checks.trial import Ended, NotStarted, Trial
-from labs.demo.script import Places, Step, fill
+from checks.visitor import Hindered
+from labs.demo import picture
+from labs.demo.script import Beside, Demo, Places, Step, fill
 from labs.demo.trace import Call, calls
 from labs.errors import CANNOT, FAILED, USAGE, Refused
+from labs.stages import reference
 from labs.texts import say
 
 HOST = "@host"
+KINDS = (*NAMESPACES, *(kind for kind in kernel.NAMESPACES if kind not in NAMESPACES))
+"""The namespaces that a stage makes unasked, then the others."""
 NOT_FOUND = 127
+
+
+@dataclass(frozen=True)
+class Side:
+    """One place where the step's command ran: the host, a stage, a stage with options."""
+
+    stage: str
+    """`""` for the host."""
+    options: Sequence[str]
+    command: Sequence[str]
+    ended: Ended
+
+
+@dataclass(frozen=True)
+class Links:
+    """One kind of namespace: which the host is in, and which the container."""
+
+    host: str
+    container: str
+
+    @property
+    def new(self) -> bool:
+        """Say whether the container has one of its own."""
+        return self.host != self.container
 
 
 @dataclass(frozen=True)
@@ -29,18 +58,37 @@ class Played:
 
     step: Step
     places: Places
-    command: Sequence[str]
-    host_command: Sequence[str]
-    host: Ended
-    container: Ended
-    finding: Finding
-    others: dict[str, Verdict] = field(default_factory=dict)
-    """The verdicts on the step's further axes."""
+    sides: Sequence[Side]
+    """The host first, the container last; between them what the step compares with."""
+    findings: Mapping[str, Finding]
+    """What was found on the step's axis (`""` where it has none), then on its further axes."""
     calls: Sequence[Call] = ()
+    links: Mapping[str, Links] = field(default_factory=dict)
+    """The namespaces by their kind, where the demo shows them."""
+    networks: picture.Networks | None = None
+    """What there is to draw, where the step has a picture."""
+
+    @property
+    def host(self) -> Side:
+        """Return the host's side."""
+        return self.sides[0]
+
+    @property
+    def container(self) -> Side:
+        """Return the container's side."""
+        return self.sides[-1]
+
+    @property
+    def finding(self) -> Finding:
+        """Return what was found in all; where one verdict isn't the expected one, that one."""
+        found = list(self.findings.values())
+        surprising = [each for each in found if each.verdict is not self.step.expected]
+        evidence = tuple(fact for each in found for fact in each.evidence)
+        return Finding((surprising or found)[0].verdict, evidence)
 
     @property
     def as_expected(self) -> bool:
-        """Say whether the verdict is the one that the stage is known for."""
+        """Say whether each verdict is the one that the stage is known for."""
         return self.finding.verdict is self.step.expected
 
     @property
@@ -54,8 +102,7 @@ def choose(stage: str, command: str | None) -> Runtime:
 
     Raises Refused for one that can't be started.
     """
-    own = Path(sys.executable).with_name(stage)
-    words = command if command is not None else shlex.quote(str(own))
+    words = command if command is not None else _own(stage)
     try:
         chosen = runtime(words)
         program = "" if words.startswith("@") else shlex.split(words)[0]
@@ -68,13 +115,37 @@ def choose(stage: str, command: str | None) -> Runtime:
     return chosen
 
 
+def _own(stage: str) -> str:
+    """Return the command of a stage's own runtime, as a shell would have it."""
+    return shlex.quote(reference(stage))
+
+
+class With(Runtime):
+    """A runtime that is always given some options."""
+
+    def __init__(self, chosen: Runtime, options: Sequence[str]) -> None:
+        """Take the runtime, and the options in the contract's spelling."""
+        super().__init__(chosen.name)
+        self.chosen, self.options = chosen, options
+
+    def argv(self, request: Request, bench: Bench) -> list[str]:
+        """Return the runtime's own command line. What the request asks for comes last, and wins."""
+        options = [*self.options, *request.options]
+        return self.chosen.argv(replace(request, options=options), bench)
+
+    def environment(self, request: Request) -> Mapping[str, str]:
+        """Return what the runtime adds to its environment."""
+        return self.chosen.environment(request)
+
+
 class Engine:
     """Plays steps on one bench."""
 
-    def __init__(self, chosen: Runtime, bench: Bench) -> None:
-        """Take the runtime to show, and the bench to show it on."""
+    def __init__(self, chosen: Runtime, bench: Bench, demo: Demo) -> None:
+        """Take the runtime to show, the bench to show it on, and the demo to play."""
         self.bench = bench
-        self.trial = Trial(chosen, bench)
+        self.chosen = chosen
+        self.demo = demo
         self.host = Trial(runtime(HOST), bench)
         # Only one that keeps the contract knows `--trace`; an adapter's program does not.
         self.traces = type(chosen) is Runtime
@@ -86,33 +157,59 @@ class Engine:
             "secret": canaries.secret,
             "process": str(canaries.process),
             "shm": str(canaries.shm),
+            "port": str(canaries.port),
+            "abstract": canaries.abstract,
             "here": os.getcwd(),
         }
 
     def play(self, step: Step) -> Played:
-        """Run a step's command outside and inside, and have its axis measured."""
+        """Run a step's command on each side, and have its axes measured."""
         command = [fill(word, self.places) for word in step.command]
         beside = [fill(word, self.places) for word in step.host] or command
         request = Request(command, environment=step.environment)
-        host = self._outside(beside, step)
-        container = _run(self.trial, request)
+        trial = self.trial(step)
+        host = Side("", (), beside, self._outside(beside, step))
+        between = [self._beside(each, request) for each in self.demo.beside(step)]
+        container = Side(self.demo.stage, step.options, command, _run(trial, request))
         if step.axis:
-            finding = observe(step.axis, self.trial)
+            findings = {axis: observe(axis, trial) for axis in (step.axis, *step.also)}
         else:
-            finding = _ended_with(step, container, host)
-        others = {axis: observe(axis, self.trial) for axis in step.also}
-        evidence = finding.evidence + tuple(e for f in others.values() for e in f.evidence)
+            findings = {"": _ended_with(step, container.ended, host.ended)}
+        links, networks = self._look(trial, step)
         return Played(
             step,
             self.places,
-            command,
-            beside,
-            host,
-            container,
-            Finding(finding.verdict, evidence),
-            {axis: other.verdict for axis, other in others.items()},
-            self._calls(request),
+            [host, *between, container],
+            findings,
+            self._calls(trial, request),
+            links,
+            networks,
         )
+
+    def trial(self, step: Step) -> Trial:
+        """Return the runtime on its bench, as the step asks for it."""
+        return Trial(With(self.chosen, step.options), self.bench)
+
+    def _beside(self, beside: Beside, request: Request) -> Side:
+        """Run the step's command in another stage, or with other options."""
+        stage = beside.stage or self.demo.stage
+        chosen = self.chosen if stage == self.demo.stage else runtime(_own(stage))
+        trial = Trial(With(chosen, beside.options), self.bench)
+        return Side(stage, beside.options, request.command, _run(trial, request))
+
+    def _look(
+        self, trial: Trial, step: Step
+    ) -> tuple[Mapping[str, Links], picture.Networks | None]:
+        """Start a container to see which namespaces it is in and, for a picture, its network."""
+        if not (self.demo.compare or step.picture):
+            return {}, None
+        try:
+            with trial.started() as container:
+                links = {kind: Links(self.bench.link(kind), container.link(kind)) for kind in KINDS}
+                networks = picture.look(self.bench, container) if step.picture else None
+        except (NotStarted, Unsupported, Hindered, OSError):
+            return {}, None
+        return links, networks
 
     def before(self, axis: str) -> Verdict:
         """Return the verdict on an axis for no runtime at all: the host itself."""
@@ -123,24 +220,27 @@ class Engine:
 
         So both sides show the same program's words, and only the world around it differs.
         """
-        name = Path(command[0]).name
+        name, *arguments = [Path(command[0]).name, *command[1:]]
         busybox = str(self.bench.root / "bin/busybox")
-        tries = [[name, *command[1:]]]
-        if command[0].startswith("/bin/") and name != "sh" and os.path.exists(busybox):
-            tries.insert(0, [busybox, name, *command[1:]])
-        for words in tries:
+        tries = [([name, *arguments], dict(step.environment))]
+        if command[0].startswith("/bin/") and os.path.exists(busybox):
+            here = step.environment.get("PATH", os.environ.get("PATH", ""))
+            inside = [str(self.bench.root / folder) for folder in ("bin", "sbin", "usr/sbin")]
+            environment = {**step.environment, "PATH": ":".join([*inside, here])}
+            tries.insert(0, ([busybox, name, *arguments], environment))
+        for words, environment in tries:
             try:
-                return _run(self.host, Request(words, environment=step.environment))
+                return _run(self.host, Request(words, environment=environment))
             except OSError:
                 continue
         return Ended(NOT_FOUND, b"", f"{name}: not found".encode())
 
-    def _calls(self, request: Request) -> Sequence[Call]:
+    def _calls(self, trial: Trial, request: Request) -> Sequence[Call]:
         """Run once more, to see the system calls: in a run of their own, as stderr is shared."""
         if not self.traces:
             return ()
-        traced = Request(request.command, environment=request.environment, options=["--trace"])
-        return calls(_run(self.trial, traced).stderr.decode("utf-8", "replace"))
+        traced = replace(request, options=["--trace"])
+        return calls(_run(trial, traced).stderr.decode("utf-8", "replace"))
 
 
 def _run(trial: Trial, request: Request) -> Ended:

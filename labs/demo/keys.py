@@ -5,16 +5,17 @@ still runs would be lost; here it waits.
 """
 
 import os
+import re
 import termios
 import tty
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
 ENTER, LEFT, BACK, QUIT, HELP = "enter", "left", "b", "q", "?"
-AGAIN, SHELL, CALLS = "r", "s", "k"
+AGAIN, SHELL, CALLS, FACTS, PICTURE = "r", "s", "k", "e", "p"
 
 SAME = {
     # what terminals send: what it means here
@@ -28,7 +29,9 @@ SAME = {
     "h": HELP,
     "\x04": QUIT,  # Ctrl-D
 }
-ESCAPE = "\x1b"
+KEY = re.compile(r"\x1b(?:\[[0-9;]*[@-~]|O.|.)?|.", re.DOTALL)
+"""What one key sends: a character, or a sequence that begins with Escape. A key held down sends it
+again and again, and several may be read at once."""
 CONTROLS = 6
 """Where tcgetattr(3) keeps the characters that mean something to the terminal."""
 
@@ -40,9 +43,9 @@ class Keys:
     this state, is a key without a meaning.
     """
 
-    def __init__(self, terminal: int = 0) -> None:
-        """Read from the descriptor `terminal`."""
-        self.terminal = terminal
+    def __init__(self, terminal: int = 0, same: Mapping[str, str] = SAME) -> None:
+        """Read from the descriptor `terminal`; `same` is what keys mean, as they are sent."""
+        self.terminal, self.same = terminal, same
         self._waiting: deque[str] = deque()
         self._before: list[Any] = []
 
@@ -92,7 +95,6 @@ class Keys:
                 return QUIT
             if not read:
                 return QUIT
-            # An escape sequence is one key, and arrives in one piece.
-            self._waiting.extend([read] if read.startswith(ESCAPE) else read)
+            self._waiting.extend(KEY.findall(read))
         key = self._waiting.popleft()
-        return SAME.get(key, key.lower())
+        return self.same.get(key, key.lower())

@@ -1,5 +1,6 @@
 """The pages of a demo, each as blocks from top to bottom."""
 
+import re
 from collections.abc import Sequence
 
 from rich.cells import cell_len
@@ -9,15 +10,18 @@ from rich.text import Text
 
 from checks.model import Verdict
 from labs import verdicts
-from labs.demo import boxes
+from labs.demo import boxes, picture
 from labs.demo.engine import Played
 from labs.demo.screen import Screen
 from labs.demo.script import Demo, Places, Step
 from labs.demo.trace import called, those
+from labs.demo.wrap import TIE, bar
 from labs.texts import say
 
 Blocks = list[RenderableType]
 
+NUMBERED = re.compile(r":\[\d+\]|/proc/\d+/")
+"""What differs between two containers in what is said of both."""
 FEWEST, MOST = 4, 14
 """Lines of output that a box shows: on a low screen, and on one as high as can be."""
 
@@ -80,16 +84,24 @@ def result(
     """Return what happened: both sides, the verdict, what did it and why.
 
     On a screen of `rows` lines (0: without end) the output is cropped until the page fits, below
-    `head` and `asked`; where that isn't enough, it goes without a blank line, then without `asked`.
+    `head` and `asked`. Where that isn't enough, it goes without a blank line, then with the most
+    telling facts alone, then without `asked`, and at last without what did it.
     """
-    below = [*verdict(screen, done), *_did(screen, demo, done)]
-    why = _why(screen, done, guess)
+    did, why = _did(screen, demo, done), _why(screen, done, guess)
+    whole, short = [*head, *asked], [*head]
+    every = len(telling(done, len(done.finding.evidence)))
     page: Blocks = []
-    for top, gap in (([*head, *asked], [Text()]), ([*head, *asked], []), ([*head], [])):
-        rest = [*below, *gap, *why]
+    for top, gap, facts, by in (
+        (whole, [Text()], every, did),
+        (whole, [], every, did),
+        *((whole, [], few, did) for few in range(min(every - 1, 4), 1, -1)),
+        *((short, [], few, did) for few in range(min(every, 4), 0, -1)),
+        (short, [], 1, []),
+    ):
+        rest = [*verdict(screen, done, facts), *by, *gap, *why]
         room = MOST
         if rows:
-            taken = sum(map(screen.lines, [*top, *rest]))
+            taken = sum(map(screen.lines, [*top, *rest])) + boxes.below(screen, done)
             stacked = 2 if screen.width < boxes.NARROW else 1
             room = min(max((rows - taken) // stacked - 2, FEWEST), MOST)
         page = [*top, boxes.sides(screen, done, room), *rest]
@@ -98,13 +110,15 @@ def result(
     return page
 
 
-def verdict(screen: Screen, done: Played) -> Blocks:
-    """Return the verdict with its evidence, and a word where it isn't the expected one."""
+def verdict(screen: Screen, done: Played, most: int) -> Blocks:
+    """Return the verdict with at most so many facts, and a word where it isn't the expected one."""
     sign = screen.sign(done.finding.verdict)
-    first, *more = done.finding.evidence or ("",)
+    facts = telling(done, most) or [""]
+    if hidden := len(telling(done, len(done.finding.evidence))) - len(facts):
+        facts[-1] += " " + say("demo.more_facts", count=hidden).replace(" ", TIE)
     margin = sign.cell_len + 2
     blocks: Blocks = []
-    for number, fact in enumerate((first, *more)):
+    for number, fact in enumerate(facts):
         line = screen.prose(fact, " " * (margin - 2))
         if number == 0:
             line = Text.assemble(sign, line[sign.cell_len :])
@@ -115,21 +129,58 @@ def verdict(screen: Screen, done: Played) -> Blocks:
     return blocks
 
 
+def telling(done: Played, most: int) -> list[str]:
+    """Return at most so many facts: the first of each axis, then the second ones, and so on.
+
+    They stay in their order, and none is told twice.
+    """
+    facts = [
+        (rank, axis, fact)
+        for axis, finding in enumerate(done.findings.values())
+        for rank, fact in enumerate(finding.evidence)
+    ]
+    seen: set[str] = set()
+    fresh = []
+    for rank, axis, fact in sorted(facts):
+        # Each axis was measured on a container of its own, which says the same of its namespaces.
+        alike = NUMBERED.sub("", fact)
+        if alike not in seen:
+            seen.add(alike)
+            fresh.append((rank, axis, fact))
+    return [fact for rank, axis, fact in facts if (rank, axis, fact) in fresh[:most]]
+
+
 def _did(screen: Screen, demo: Demo, done: Played) -> Blocks:
-    """Return the system calls that did it, as they were seen in a run."""
+    """Return the system calls that did it, as they were seen in a run, and what is new by them."""
     label = say("demo.did")
     if not done.calls:
-        return [screen.prose(say("demo.no_calls"), label)]
-    shown, missing = did(demo, done)
-    text = " · ".join(shown)
-    if missing:
-        text += " " + say("demo.missing", call=missing)
-    return [screen.prose(text, label)]
+        blocks: Blocks = [screen.prose(say("demo.no_calls"), label)]
+    else:
+        shown, missing = did(demo, done)
+        text = " · ".join(shown)
+        if missing:
+            text += " " + say("demo.missing", call=missing)
+        blocks = [screen.prose(text, label)]
+    if done.links:
+        blocks.append(screen.prose(split(done), say("demo.namespaces")))
+    return blocks
+
+
+def split(done: Played) -> str:
+    """Return which namespaces are new in a step's container, and which are the host's."""
+    new = [kind for kind, link in done.links.items() if link.new]
+    old = [kind for kind, link in done.links.items() if not link.new]
+    return say("demo.namespaces_split", new=_named(new), old=_named(old))
+
+
+def _named(kinds: Sequence[str]) -> str:
+    return " ".join(kinds) or say("demo.namespaces_none")
 
 
 def did(demo: Demo, done: Played) -> tuple[Sequence[str], str]:
     """Return the calls that did it, in few words each, and the one that is missing, or ""."""
-    shown = [call.short(done.places["root"]) for call in those(done.calls, demo.calls)]
+    made = those(done.calls, demo.calls_of(done.step))
+    shown = [call.short(done.places["root"], each) for call, each in made]
     missing = done.step.missing
     return shown, "" if called(done.calls, missing) else missing
 
@@ -155,24 +206,48 @@ def calls(screen: Screen, demo: Demo, done: Played) -> Blocks:
         return [*page, screen.prose(say("demo.no_calls")), Text()]
     page.append(screen.prose(say("demo.calls")))
     for call in done.calls:
-        style = "bold" if call.name in demo.calls else ""
+        style = "bold" if those([call], demo.calls_of(done.step)) else ""
         line = Text(f"[{call.pid}] {call}", style=style, no_wrap=True, overflow="ellipsis")
         page.append(line)
     return [*page, Text()]
 
 
+def facts(screen: Screen, demo: Demo, done: Played) -> Blocks:
+    """Return every fact that was measured, by axis, and the namespaces."""
+    page: Blocks = [*step_head(screen, demo, done.step, done.places["root"])]
+    page.append(screen.prose(say("demo.facts")))
+    for axis, finding in done.findings.items():
+        page.append(
+            Text.assemble((axis, "bold"), " " if axis else "", screen.sign(finding.verdict))
+        )
+        page += [screen.prose(fact, " ") for fact in finding.evidence]
+    if done.links:
+        page += [Text(), screen.prose(say("demo.facts_links"))]
+        for link in done.links.values():
+            sign = "≠" if link.new else "="
+            style = "bold" if link.new else "dim"
+            page.append(Text(f"   {link.host:<20} {sign} {link.container}", style=style))
+    return [*page, Text()]
+
+
+def drawn(screen: Screen, done: Played) -> Blocks:
+    """Return the picture of a step's networks."""
+    if not done.networks:
+        return [screen.prose(say("demo.no_picture"))]
+    lines = picture.draw(done.networks, screen.width, spells=screen.spells)
+    return [Text("\n".join(lines), no_wrap=True), screen.prose(say("demo.picture"), style="dim")]
+
+
+def pictured(screen: Screen, demo: Demo, done: Played) -> Blocks:
+    """Return the page with a step's picture."""
+    head_ = step_head(screen, demo, done.step, done.places["root"])
+    return [*head_, *drawn(screen, done), Text()]
+
+
 def keys(screen: Screen, names: Sequence[str]) -> Blocks:
     """Return the line that says which keys there are; a key and its meaning stay together."""
     words = [say(f"demo.key_{name}") for name in names]
-    gap = "   " if cell_len("   ".join(words)) <= screen.width else "  "
-    lines = [words[0]]
-    for word in words[1:]:
-        longer = lines[-1] + gap + word
-        if cell_len(longer) > screen.width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return [Text(line, style="dim") for line in lines]
+    return [Text(line, style="dim") for line in bar(words, screen.width)]
 
 
 def helped(screen: Screen, names: Sequence[str]) -> Blocks:

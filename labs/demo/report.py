@@ -19,16 +19,29 @@ def as_json(stage: str, played: Iterable[Played]) -> dict[str, object]:
 
 
 def _step(done: Played) -> dict[str, object]:
-    return {
+    row: dict[str, object] = {
         "id": done.step.id,
         "axis": done.step.axis or None,
-        "command": list(done.command),
-        "host": _ended(done.host),
-        "container": _ended(done.container),
+        "command": list(done.container.command),
+        "host": _ended(done.host.ended),
+        "container": _ended(done.container.ended),
         "verdict": str(done.finding.verdict),
         "expected": str(done.step.expected),
         "evidence": list(done.finding.evidence),
     }
+    if done.step.options:
+        row["options"] = list(done.step.options)
+    if between := done.sides[1:-1]:
+        row["beside"] = [
+            {"stage": side.stage, "options": list(side.options), **_ended(side.ended)}
+            for side in between
+        ]
+    if done.links:
+        row["namespaces"] = {
+            kind: {"host": link.host, "container": link.container}
+            for kind, link in done.links.items()
+        }
+    return row
 
 
 def _ended(ended: Ended) -> dict[str, object]:

@@ -18,7 +18,7 @@ WIDEST = 120
 PROSE = 92
 """Columns of a paragraph at most: longer lines lose the reader."""
 
-PLAIN = {"·": "-", "…": "~", "—": "-", "›": ">", "→": ">", "×": "x"}
+PLAIN = dict(zip("·…—–›→×≠“”", '-~-->>x!""', strict=True))
 """What stands for a character that the output can't spell: as wide as it is."""
 
 
@@ -50,7 +50,7 @@ class Screen:
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="labrun.plain")
         self.out = Output(highlight=False, markup=False, emoji=False)
-        self.spells = self._can("✓✗≤│")
+        self.spells = self._can("✓✗≤│●≠")
         if texts.language() == "zh" and not self._can("中"):
             texts.speak("en")
 

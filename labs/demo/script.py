@@ -50,6 +50,14 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What a step's command is run in, too, for comparison: a stage ("": this one), and options."""
+
+    stage: str = ""
+    options: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Step:
     """One step: what is asked, what is run, what is measured, and why it came out so."""
 
@@ -82,6 +90,14 @@ class Step:
     """Whether lines are set in columns, as `ls` does on a terminal."""
     missing: str = ""
     """The system call that would have closed this axis."""
+    options: Sequence[str] = ()
+    """What the runtime is asked for, in the contract's spelling."""
+    beside: Sequence[Beside] | None = None
+    """What to compare with; None: with the stage that the demo compares with."""
+    calls: Sequence[str] = ()
+    """The system calls that matter here, where they aren't the demo's."""
+    picture: bool = False
+    """Whether there is a network to draw."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +112,23 @@ class Demo:
     closing: Words
     build: Words
     steps: Sequence[Step]
+    compare: str = ""
+    """The stage in which each command is run, too."""
 
     @property
     def number(self) -> int:
         """Return the stage's number."""
         return int(self.stage.removeprefix("stage"))
+
+    def beside(self, step: Step) -> Sequence[Beside]:
+        """Return what a step is compared with."""
+        if step.beside is not None:
+            return step.beside
+        return [Beside(self.compare)] if self.compare else []
+
+    def calls_of(self, step: Step) -> Sequence[str]:
+        """Return the system calls that make the step's container."""
+        return step.calls or self.calls
 
     def choose(self, names: Sequence[str]) -> Sequence[Step]:
         """Return the steps of these names, or all. Raises Refused for a name that is none."""
@@ -137,6 +165,8 @@ def read(text: str, stage: str) -> Demo:
 def _step(row: dict[str, Any]) -> Step:
     choices = {key: Choice(**_worded(choice)) for key, choice in row.pop("choices").items()}
     row["expected"] = Verdict(row["expected"])
+    if "beside" in row:
+        row["beside"] = [Beside(**each) for each in row["beside"]]
     return Step(choices=choices, **_worded(row))
 
 

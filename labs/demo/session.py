@@ -5,21 +5,42 @@ from functools import partial
 
 from rich.text import Text
 
+from checks.model import Verdict
+from labs import progress
 from labs.demo import pages, shell, summary
 from labs.demo.engine import Engine, Played
-from labs.demo.keys import AGAIN, BACK, CALLS, ENTER, HELP, LEFT, QUIT, SHELL, Keys
+from labs.demo.keys import (
+    AGAIN,
+    BACK,
+    CALLS,
+    ENTER,
+    FACTS,
+    HELP,
+    LEFT,
+    PICTURE,
+    QUIT,
+    SHELL,
+    Keys,
+)
 from labs.demo.screen import Screen
 from labs.demo.script import Demo, Step
 from labs.texts import say
 
-SHOWN = ("next", "again", "shell", "calls", "back", "quit", "help")
-"""The keys of a step that has been played."""
+
+def shown(step: Step) -> tuple[str, ...]:
+    """Return the keys of a step that has been played."""
+    drawn = ("picture",) if step.picture else ()
+    return ("next", "again", "shell", "calls", *drawn, "back", "quit", "help")
 
 
-def measured(screen: Screen, engine: Engine, demo: Demo, played: Sequence[Played]) -> pages.Blocks:
-    """Return the table of the last page; what there is without a runtime is measured for it."""
-    before = {axis: engine.before(axis) for axis in summary.measured(played)}
-    return summary.table(screen, demo, played, before)
+def explained(step: Step) -> tuple[str, ...]:
+    """Return the keys that the help is about: those that are shown, and one that need not be."""
+    return ("next", "again", "shell", "facts", *shown(step)[3:])
+
+
+def measured(engine: Engine, played: Sequence[Played]) -> dict[str, Verdict]:
+    """Return the verdicts without a runtime on the axes that were measured with one."""
+    return {axis: engine.before(axis) for axis in summary.measured(played)}
 
 
 def read_out(
@@ -36,9 +57,11 @@ def read_out(
             head = pages.step_head(screen, demo, step, engine.places["root"])
             asked = pages.intro(screen, step, engine.places)
             page = pages.result(screen, demo, played[-1], head=head, asked=asked)
+            if step.picture:
+                page += [Text(), *pages.drawn(screen, played[-1])]
             screen.show([*page, Text()])
     if screen and whole:
-        screen.show(measured(screen, engine, demo, played))
+        screen.show(summary.table(screen, demo, played, measured(engine, played)))
         screen.show(summary.outlook(screen, demo, played))
     return played
 
@@ -53,16 +76,19 @@ class Player:
         self.keys = Keys()
         self.played: dict[str, Played] = {}
         self.guesses: dict[str, str] = {}
+        self.trouble = ""
+        """Why the student's progress could not be kept, where it couldn't."""
 
-    def run(self, steps: Sequence[Step]) -> list[Played]:
+    def run(self, steps: Sequence[Step], start: Step | None = None) -> list[Played]:
         """Play until the student has seen all or quits; return what happened in the steps seen.
 
-        Raises KeyboardInterrupt on Ctrl-C.
+        With `start`, begin at that step; those before it are a key away. Raises KeyboardInterrupt
+        on Ctrl-C.
         """
         turns: list[Callable[[], str]] = [partial(self._step, step) for step in steps]
         if steps is self.demo.steps:
             turns = [self._opening, *turns, partial(self._end, steps)]
-        place = 0
+        place = steps.index(start) + len(turns) - len(steps) - 1 if start else 0
         with self.keys:
             while place < len(turns):
                 key = turns[place]()
@@ -80,11 +106,16 @@ class Player:
 
     def _end(self, steps: Sequence[Step]) -> str:
         """Show the table and what follows from it, on one page or, on a low screen, on two."""
-        played = self._seen(steps)
-        table = measured(self.screen, self.engine, self.demo, played)
+        self._say_playing()
+        # Whoever began in the middle gets the whole table all the same.
+        played = [self.played.get(step.id) or self.engine.play(step) for step in steps]
+        before = measured(self.engine, played)
+        table = summary.table(self.screen, self.demo, played, before)
         outlook = [*summary.outlook(self.screen, self.demo, played), Text()]
         if sum(map(self.screen.lines, [*table, *outlook])) < self.screen.height:
             return self._wait([*table, *outlook], ("end", "back"))
+        rows = self.screen.height - 1
+        table = summary.table(self.screen, self.demo, played, before, rows=rows)
         while (key := self._wait(table, ("next", "back", "quit"))) == ENTER:
             if (key := self._wait(outlook, ("end", "back"))) != BACK:
                 break
@@ -96,50 +127,74 @@ class Player:
             if (key := self._ask(step)) != ENTER:
                 return key
             self.played[step.id] = self.engine.play(step)
+            self.trouble = progress.played(self.demo.stage, step.id) or self.trouble
+        keys = (AGAIN, SHELL, CALLS, FACTS, HELP, *([PICTURE] if step.picture else []))
         while True:
-            key = self._wait(self._result(step), SHOWN, (AGAIN, SHELL, CALLS, HELP))
+            key = self._wait(self.result(step), shown(step), keys)
             if key == AGAIN:
-                self.played[step.id] = self.engine.play(step)
+                self._play(step)
             elif key == SHELL:
-                self._shell()
-            elif key == CALLS:
-                done = self.played[step.id]
-                self._wait(pages.calls(self.screen, self.demo, done), ("return",))
-            elif key == HELP:
-                self._wait(pages.helped(self.screen, SHOWN), ("return",))
+                self._shell(step)
+            elif key in keys:
+                self._wait(self._behind(step, key), ("return",))
             else:
                 return key
 
+    def _play(self, step: Step) -> None:
+        """Play a step and keep what happened."""
+        self._say_playing()
+        self.played[step.id] = self.engine.play(step)
+
+    def _say_playing(self) -> None:
+        """Say that something is under way: it may take a moment."""
+        self.screen.show([self.screen.prose(say("demo.playing"), style="dim")])
+
+    def _behind(self, step: Step, key: str) -> pages.Blocks:
+        """Return the page that a key opens behind a step's."""
+        done = self.played[step.id]
+        if key == CALLS:
+            return pages.calls(self.screen, self.demo, done)
+        if key == FACTS:
+            return pages.facts(self.screen, self.demo, done)
+        if key == PICTURE:
+            return pages.pictured(self.screen, self.demo, done)
+        return pages.helped(self.screen, explained(step))
+
     def _ask(self, step: Step) -> str:
         """Have the student predict; Enter means: go on, with a guess or without."""
-        page = [
-            *pages.step_head(self.screen, self.demo, step, self.places["root"]),
-            *pages.intro(self.screen, step, self.places),
-            *pages.question(self.screen, step, self.places),
-        ]
-        key = self._wait(page, ("choose", "skip", "left", "quit"), tuple(step.choices))
+        key = self._wait(self.asked(step), ("choose", "skip", "left", "quit"), tuple(step.choices))
         if key in step.choices:
             self.guesses[step.id] = key
             return ENTER
         # `b` is an answer here, so the way back is the arrow.
         return BACK if key == LEFT else key
 
-    def _result(self, step: Step) -> pages.Blocks:
+    def asked(self, step: Step) -> pages.Blocks:
+        """Return the page of a step before it is played."""
+        return [
+            *pages.step_head(self.screen, self.demo, step, self.places["root"]),
+            *pages.intro(self.screen, step, self.places),
+            *pages.question(self.screen, step, self.places),
+        ]
+
+    def result(self, step: Step) -> pages.Blocks:
         """Return a played step's page, as high as the screen."""
         asked = self.screen.prose(step.question.filled(self.places), style="bold")
         head = pages.step_head(self.screen, self.demo, step, self.places["root"])
         done, guess = self.played[step.id], self.guesses.get(step.id, "")
-        rows = self.screen.height - sum(map(self.screen.lines, pages.keys(self.screen, SHOWN)))
+        rows = self.screen.height - sum(
+            map(self.screen.lines, pages.keys(self.screen, shown(step)))
+        )
         return pages.result(
             self.screen, self.demo, done, guess, rows=rows, head=head, asked=[asked]
         )
 
-    def _shell(self) -> None:
+    def _shell(self, step: Step) -> None:
         """Hand the terminal to a shell in the container, until it ends."""
         hint = self.screen.prose(say("demo.inside"))
         self.screen.show([hint, Text(), Text()], page=True)
         with self.keys.lent():
-            why = shell.run(self.engine.trial)
+            why = shell.run(self.engine.trial(step))
         if why:
             self._wait([self.screen.prose(why), Text()], ("return",))
 

@@ -1,6 +1,7 @@
 """The end of a demo: what this stage closed, what is open, and the stage that closes it."""
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,25 +25,43 @@ def measured(played: Sequence[Played]) -> dict[str, Verdict]:
     """Return the verdict on each axis that the steps were about, in their order."""
     found: dict[str, Verdict] = {}
     for done in played:
-        if done.step.axis:
-            found[done.step.axis] = done.finding.verdict
-        found.update(done.others)
+        found |= {axis: each.verdict for axis, each in done.findings.items() if axis}
     return found
 
 
+Row = tuple[tuple[str, ...], Verdict, Verdict]
+"""Axes, the verdict on them without any runtime, and the one with it."""
+
+
 def table(
-    screen: Screen, demo: Demo, played: Sequence[Played], before: Mapping[str, Verdict]
+    screen: Screen,
+    demo: Demo,
+    played: Sequence[Played],
+    before: Mapping[str, Verdict],
+    *,
+    rows: int = 0,
 ) -> pages.Blocks:
-    """Return what was measured; `before` are the verdicts without any runtime."""
+    """Return what was measured; `before` are the verdicts without any runtime.
+
+    Where that is more than `rows` lines (0: without end), what came out alike for the axes of one
+    family takes one row.
+    """
     after = measured(played)
     closed = [axis for axis, verdict in after.items() if verdict is Verdict.ISOLATED]
     count = say("demo.count", closed=len(closed), measured=len(after), all=len(axes()))
-    return [
-        *pages.head(screen, demo, say("demo.sum"), played[0].places["root"]),
-        _table(screen, after, before),
-        screen.prose(count),
-        Text(),
-    ]
+    each: list[Row] = [((axis,), before[axis], verdict) for axis, verdict in after.items()]
+    page: pages.Blocks = []
+    for lines in (each, _families(each)):
+        page = [
+            *pages.head(screen, demo, say("demo.sum"), played[0].places["root"]),
+            _table(screen, lines),
+            screen.prose(count),
+            *_open(screen, demo),
+            Text(),
+        ]
+        if not rows or sum(map(screen.lines, page)) <= rows:
+            break
+    return page
 
 
 def outlook(screen: Screen, demo: Demo, played: Sequence[Played]) -> pages.Blocks:
@@ -54,23 +73,48 @@ def outlook(screen: Screen, demo: Demo, played: Sequence[Played]) -> pages.Block
     ]
 
 
-def _table(screen: Screen, after: Mapping[str, Verdict], before: Mapping[str, Verdict]) -> Table:
+def _families(rows: Sequence[Row]) -> list[Row]:
+    """Return a row for all axes of one family, such as net, that came out alike."""
+    found: dict[tuple[str, int, Verdict, Verdict], tuple[str, ...]] = {}
+    for names, before, after in rows:
+        row = axes()[names[0]]
+        alike = (names[0].partition(".")[0], row.stage, before, after)
+        found[alike] = found.get(alike, ()) + names
+    return [(names, before, after) for (_, _, before, after), names in found.items()]
+
+
+def _open(screen: Screen, demo: Demo) -> pages.Blocks:
+    """Return how many axes each of the later stages is about."""
+    later = Counter(axis.stage for axis in axes().values() if axis.stage > demo.number)
+    if not demo.compare or not later:
+        return []
+    counts = [
+        say("demo.open_stage", count=count, stage=say(f"demo.stage{number}"))
+        for number, count in sorted(later.items())
+    ]
+    return [screen.prose(" · ".join(counts), say("demo.open"))]
+
+
+def _table(screen: Screen, rows: Sequence[Row]) -> Table:
     """Return the axes: before and after this stage, and who closes what is open."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), header_style="dim", pad_edge=False)
-    titled = screen.width >= TITLED
-    for name in ("axis", *(["title"] if titled else []), "before", "after", "closes"):
+    titled = screen.width >= TITLED and all(len(names) == 1 for names, _, _ in rows)
+    leaks = any(after is not Verdict.ISOLATED for _, _, after in rows)
+    columns = ["axis", *(["title"] if titled else []), "before", "after"]
+    for name in (*columns, *(["closes"] if leaks else [])):
         table.add_column(say(f"demo.column_{name}"))
-    for axis, verdict in after.items():
-        row = axes()[axis]
-        closes = "" if verdict is Verdict.ISOLATED else _stage(row.stage, row.option)
-        titles = [Text(row.title[texts.language()])] if titled else []
-        table.add_row(
-            Text(axis, style="bold"),
-            *titles,
-            screen.sign(before[axis]),
-            screen.sign(verdict),
-            Text(closes),
-        )
+    for names, before, after in rows:
+        row = axes()[names[0]]
+        closes = "" if after is Verdict.ISOLATED else _stage(row.stage, row.option)
+        family, _, first = names[0].partition(".")
+        more = [name.partition(".")[2] for name in names[1:]]
+        cells = [
+            Text(f"{family}." + ", ".join([first, *more]), style="bold"),
+            *([Text(row.title[texts.language()])] if titled else []),
+            screen.sign(before),
+            screen.sign(after),
+        ]
+        table.add_row(*cells, *([Text(closes)] if leaks else []))
     return table
 
 

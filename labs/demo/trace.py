@@ -4,7 +4,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-LINE = re.compile(r"\[(\d+)\] ([a-z_0-9]+)\((.*?)\)(?: = (-?\d+(?: E\w+ \(.*\))?|/.*))?")
+LINE = re.compile(r"\[(\d+)\] ([A-Za-z_0-9]+)\((.*?)\)(?: = (-?\d+(?: E\w+ \(.*\))?|/.*))?")
+
+IDLE = re.compile(r", (?:NULL|exit_signal \w+|MS_NOSUID\|MS_NODEV\|MS_NOEXEC)|^NULL, ")
+"""Arguments that say nothing to somebody who reads a call in short."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,17 @@ class Call:
         ending = f" = {self.result}" if self.result else ""
         return f"{self.name}({self.arguments}){ending}"
 
-    def short(self, root: str) -> str:
-        """Return the call in few words: the first argument, and the error if there was one."""
-        first = self.arguments.partition(", [")[0].replace(f'"{root}"', '"ROOT"')
+    def short(self, root: str, wanted: str = "") -> str:
+        """Return the call in few words: what it is about, and the error if there was one.
+
+        Where one flag of several was `wanted`, as in `clone3(CLONE_NEWNET`, it stands for all.
+        """
+        words = IDLE.sub("", self.arguments.partition(", [")[0]).replace(f'"{root}"', '"ROOT"')
+        flag = wanted.partition("(")[2]
+        if flag in (flags := words.split("|")) and len(flags) > 1:
+            words = f"…|{flag}"
         error = f" {self.result.split()[1]}" if self.result.startswith("-1 ") else ""
-        return f"{self.name}({first}){error}"
+        return f"{self.name}({words}){error}"
 
 
 def calls(stderr: str) -> list[Call]:
@@ -47,9 +56,25 @@ def calls(stderr: str) -> list[Call]:
     return found
 
 
-def those(made: Iterable[Call], names: Sequence[str]) -> list[Call]:
-    """Return the calls of these names."""
-    return [call for call in made if call.name in names]
+def those(made: Iterable[Call], wanted: Sequence[str]) -> list[tuple[Call, str]]:
+    """Return the calls of these names, or such as `mount("proc"`: with that among the arguments.
+
+    Each with what it was wanted for. A runtime and its child run side by side, and their lines come
+    in any order: here the runtime's stand first. A call that both return from is one.
+    """
+    made = list(made)
+    processes = list(dict.fromkeys(call.pid for call in made))
+    found: list[tuple[Call, str]] = []
+    for call in sorted(made, key=lambda call: processes.index(call.pid)):
+        for each in wanted:
+            twin = any(
+                (one.name, one.arguments) == (call.name, call.arguments) and one.pid != call.pid
+                for one, _ in found
+            )
+            if called([call], each) and not twin:
+                found.append((call, each))
+                break
+    return found
 
 
 def called(made: Iterable[Call], wanted: str) -> bool:

@@ -1,6 +1,7 @@
 """Lines that fit: broken between words, or, in Chinese, between characters."""
 
 import re
+from collections.abc import Sequence
 
 from rich.cells import cell_len
 
@@ -9,7 +10,11 @@ CLOSING = "，。、；：？！）」』”’》】…—"
 OPENING = "（「『“‘《【"
 """Never at its end."""
 
-TOKEN = re.compile(rf"\s+|[{OPENING}]*(?:[\u2e80-\uffee]|[^\s\u2e80-\uffee]+)[{CLOSING}]*")
+TIE = "\u00a0"
+"""A space at which no line is broken."""
+
+LATIN = rf"(?:[^\s\u2e80-\uffee]|{TIE})+"
+TOKEN = re.compile(rf"(?:(?!{TIE})\s)+|[{OPENING}]*(?:[\u2e80-\uffee]|{LATIN})[{CLOSING}]*")
 
 
 def wrap(text: str, width: int) -> list[str]:
@@ -23,13 +28,27 @@ def wrap(text: str, width: int) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
+def bar(words: Sequence[str], width: int) -> list[str]:
+    """Join keys and their meanings to lines; a key and its meaning stay together."""
+    gap = "   " if cell_len("   ".join(words)) <= width else "  "
+    lines = [words[0]]
+    for word in words[1:]:
+        longer = lines[-1] + gap + word
+        if cell_len(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
 def _pieces(word: str, width: int) -> list[str]:
-    """Cut a word that is wider than a line."""
+    """Cut a word that is wider than a line, behind a `|` where it has one."""
     pieces: list[str] = []
     piece = ""
     for character in word:
         if piece and cell_len(piece + character) > width:
-            pieces.append(piece)
-            piece = ""
+            flags, bar, rest = piece.rpartition("|")
+            pieces.append(flags + bar or rest)
+            piece = rest if bar else ""
         piece += character
     return [*pieces, piece] if piece else pieces

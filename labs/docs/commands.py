@@ -60,9 +60,14 @@ def options() -> list[tuple[str, tuple[str, str, str, str]]]:
 def table(stage: str) -> tuple[tuple[str, str, str, str], ...]:
     """Return the options of one stage's `run`: short, long, value, what it does."""
     (folder,) = (CHECKOUT / "stages").glob(f"{stage}_*")
-    rows: tuple[tuple[str, str, str, str], ...]
-    rows = import_module(f"stages.{folder.name}.cli").OPTIONS
-    return rows
+    rows: list[tuple[str, str, str, str]] = []
+    for short, long, value, meaning in import_module(f"stages.{folder.name}.cli").OPTIONS:
+        if long:
+            rows.append((short, long, value, meaning))
+        else:
+            # What an option means goes on in a row without a name.
+            rows[-1] = (*rows[-1][:3], f"{rows[-1][3]} {meaning}")
+    return tuple(rows)
 
 
 def _blocks(language: str, app: typer.Typer) -> Iterator[str]:

@@ -12,9 +12,10 @@ import pytest
 
 from checks import ledger
 from checks.model import axes
-from tests.running import LABRUN, check, machine, ordinary_user, results, run
+from tests.running import BIN, LABRUN, check, machine, ordinary_user, results, run
 
 STAGE1 = {axis.id for axis in axes().values() if axis.stage == 1}
+STAGE2 = {axis.id for axis in axes().values() if axis.stage == 2}
 
 
 @pytest.mark.usefixtures("as_root")
@@ -40,6 +41,21 @@ def test_stage_1_passes_and_its_report_has_the_contracts_shape(rootfs: Path, sta
         ]
         assert row["evidence"]
         assert row["verdict"] == axes()[row["id"]].required
+
+
+@pytest.mark.usefixtures("as_root", "rootfs")
+def test_stage_2_passes_and_the_rows_with_an_option_are_asked_with_it() -> None:
+    before = machine()
+    status, report = check(str(BIN / "stage2"), "stage2")
+    assert [row for row in report["checks"] if row["result"] != "pass"] == []
+    assert (status, results(report, "pass")) == (0, STAGE1 | STAGE2)
+    assert machine() == before
+
+
+@pytest.mark.usefixtures("as_root", "rootfs")
+def test_before_stage_2_every_one_of_its_rows_leaks(stage1: str) -> None:
+    _, report = check(stage1, "--only", ",".join(sorted(STAGE2)))
+    assert {row["id"] for row in report["checks"] if row["verdict"] == "leaks"} == STAGE2
 
 
 @pytest.mark.usefixtures("as_root", "rootfs")
@@ -98,6 +114,17 @@ def test_junit_has_one_case_a_check(stage1: str, tmp_path: Path) -> None:
     assert {case.get("name"): len(case.findall("failure")) for case in cases} == {
         "test_axis[fs.cwd]": 0,
         "test_axis[net.routes]": 1,
+    }
+
+
+@pytest.mark.usefixtures("as_root", "rootfs")
+def test_one_junit_file_holds_a_suite_for_each_stage(tmp_path: Path) -> None:
+    file = tmp_path / "report.xml"
+    run([LABRUN, "check", "stage1", "stage2", "--runtime", "@host", "--junit", str(file)])
+    suites = ElementTree.parse(file).getroot().findall("testsuite")
+    assert {suite.get("name"): len(suite.findall("testcase")) for suite in suites} == {
+        "stage1": len(STAGE1),
+        "stage2": len(STAGE1 | STAGE2),
     }
 
 

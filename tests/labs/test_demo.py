@@ -1,4 +1,7 @@
-"""`labrun stage1`, played for real: what it measures, what it says, what it leaves."""
+"""`labrun stageN`, played for real: what it measures, what it says, what it leaves.
+
+What is true of every demo is tried with stage 1's, and what a stage adds with its own.
+"""
 
 import json
 import os
@@ -15,6 +18,7 @@ from rich.cells import cell_len
 
 from labs.demo.script import load
 from labs.errors import CANNOT, FAILED, USAGE
+from labs.stages import DEMOS, reference
 from tests.running import LABRUN, ordinary_user, run
 
 pytestmark = [
@@ -22,17 +26,20 @@ pytestmark = [
     pytest.mark.xdist_group("machine"),
 ]
 
-STEPS = [step.id for step in load("stage1").steps]
 ESCAPE_CODES = re.compile(r"\x1b")
 
 
-def demo(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    return run([LABRUN, "stage1", *arguments], environment=environment)
+def demo(
+    *arguments: str, stage: str = "stage1", **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    return run([LABRUN, stage, *arguments], environment=environment)
 
 
-def measured(*arguments: str, inside: tuple[str, ...] = ()) -> tuple[int, dict[str, Any]]:
+def measured(
+    *arguments: str, inside: tuple[str, ...] = (), stage: str = "stage1"
+) -> tuple[int, dict[str, Any]]:
     """Return exit status and report of a run; `inside` is a command that starts it."""
-    ended = run([*inside, LABRUN, "stage1", *arguments, "--json", "-"])
+    ended = run([*inside, LABRUN, stage, *arguments, "--json", "-"])
     assert ended.stdout, ended.stderr.decode()
     report: dict[str, Any] = json.loads(ended.stdout)
     return ended.returncode, report
@@ -41,6 +48,14 @@ def measured(*arguments: str, inside: tuple[str, ...] = ()) -> tuple[int, dict[s
 @pytest.fixture(scope="module")
 def whole() -> dict[str, Any]:
     status, report = measured("--no-input")
+    assert status == 0
+    return report
+
+
+@pytest.fixture(scope="module")
+def second() -> dict[str, Any]:
+    """Return the report of stage 2."""
+    status, report = measured("--no-input", stage="stage2")
     assert status == 0
     return report
 
@@ -57,13 +72,19 @@ def step(report: dict[str, Any], name: str) -> dict[str, Any]:
     return next(row for row in report["steps"] if row["id"] == name)
 
 
-def test_the_report_is_the_contracts(whole: dict[str, Any]) -> None:
-    assert whole["schema"] == 1
-    assert whole["stage"] == "stage1"
-    assert [row["id"] for row in whole["steps"]] == STEPS
-    for row in whole["steps"]:
+@pytest.mark.parametrize("stage", ["whole", "second"])
+def test_the_report_is_the_contracts(stage: str, request: pytest.FixtureRequest) -> None:
+    report = request.getfixturevalue(stage)
+    assert report["schema"] == 1
+    assert report["stage"] == {"whole": "stage1", "second": "stage2"}[stage]
+    assert [row["id"] for row in report["steps"]] == [
+        step.id for step in load(report["stage"]).steps
+    ]
+    for row in report["steps"]:
         keys = "id axis command host container verdict expected evidence"
-        assert list(row) == keys.split()
+        assert list(row)[:8] == keys.split()
+        # Only what the contract's form has no place for comes behind it.
+        assert set(list(row)[8:]) <= {"options", "beside", "namespaces"}
         assert row["verdict"] == row["expected"]
         assert row["evidence"]
         for side in ("host", "container"):
@@ -120,6 +141,68 @@ def assert_default_route(result: tuple[int, dict[str, Any]]) -> None:
     assert "default" in row["evidence"][0]
 
 
+def test_each_step_of_stage2_adds_the_namespaces_that_it_says(second: dict[str, Any]) -> None:
+    usual = "pid,net,mnt,ipc,uts"
+    for row in second["steps"]:
+        words = [*row.get("options", []), "--namespaces", usual]
+        asked = words[words.index("--namespaces") + 1].split(",")
+        new = {
+            kind for kind, link in row["namespaces"].items() if link["host"] != link["container"]
+        }
+        assert new == set(asked), row["id"]
+    assert len(step(second, "shared")["namespaces"]) == 8
+
+
+def test_stage2_closes_what_stage1_leaves_open(second: dict[str, Any]) -> None:
+    for name in ("uts", "net", "ipc"):
+        row = step(second, name)
+        (before, *_) = row["beside"]
+        assert before["stage"] == "stage1"
+        assert before["stdout"] == row["host"]["stdout"]
+        assert before["stdout"] != row["container"]["stdout"]
+    assert "default via" in step(second, "net")["container"]["stdout"]
+    assert step(second, "net")["beside"][1]["stdout"] == ""
+    assert step(second, "uts")["container"]["stdout"].startswith("lab\n")
+    assert step(second, "ports")["host"]["status"] != 0
+    assert step(second, "ports")["container"]["stdout"] == "it listens\n"
+    secret = step(second, "mnt")["host"]["stdout"].strip()
+    assert secret in step(second, "mnt")["beside"][0]["stdout"]
+    assert secret not in json.dumps(step(second, "mnt")["container"])
+    for side in step(second, "pid")["beside"]:
+        assert "canary-" in side["stdout"]
+    assert "canary-" not in step(second, "pid")["container"]["stdout"]
+    assert step(second, "user")["container"]["stdout"].endswith("of user 65534\n")
+
+
+def test_one_step_of_stage2_is_played_alone_and_draws_its_network() -> None:
+    ended = demo("net", "--no-input", "--lang", "en", stage="stage2", COLUMNS="80")
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    text = ended.stdout.decode()
+    assert "4/9" in text
+    assert "3/9" not in text
+    # One straight line: from the bridge's port through both frames to eth0.
+    assert re.search(r"│ +lab\d+ ─●─+┼─*veth─*┼─● eth0  [\d.]+/24", text)
+    assert re.search(r"labrun0 · bridge", text)
+
+
+@pytest.mark.parametrize("runtime", ["stage1", "@chroot"])
+def test_a_runtime_without_namespaces_is_failed_by_stage2(runtime: str) -> None:
+    command = reference(runtime) if runtime.startswith("stage") else runtime
+    status, report = measured("net", "--runtime", command, stage="stage2")
+    assert status == FAILED
+    assert report["steps"][0]["verdict"] != "isolated"
+
+
+def test_stage2_leaves_no_link_but_the_bridge_and_no_process() -> None:
+    before = {path.name for path in Path("/sys/class/net").iterdir()}
+    assert demo("net", "ports", "--no-input", stage="stage2").returncode == 0
+    after = {path.name for path in Path("/sys/class/net").iterdir()}
+    # The bridge is shared, and stays; cables of others may come and go.
+    assert not {name for name in after - before if not re.fullmatch(r"labrun0|lab\d+", name)}
+    servers = subprocess.run(["pgrep", "-f", "^httpd -p 127"], capture_output=True, check=False)
+    assert servers.stdout == b""
+
+
 def test_a_report_goes_to_a_file_beside_the_page(tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     ended = demo("pwd", "ip-route", "--no-input", "--json", str(file))
@@ -165,9 +248,10 @@ def test_a_peer_that_isolates_more_is_told_so() -> None:
     assert "default" not in report["steps"][0]["container"]["stdout"]
 
 
-def test_a_user_who_cannot_become_root_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", DEMOS)
+def test_a_user_who_cannot_become_root_is_told(stage: str, tmp_path: Path) -> None:
     environment = {"PATH": str(tmp_path)}
-    ended = run([LABRUN, "stage1", "pwd"], user=ordinary_user(), environment=environment)
+    ended = run([LABRUN, stage], user=ordinary_user(), environment=environment)
     assert (ended.returncode, ended.stdout) == (CANNOT, b"")
     assert b"root" in ended.stderr
 
@@ -193,8 +277,13 @@ def test_the_last_page_has_what_was_measured_before_and_after(page: str) -> None
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("columns", ["40", "60", "80", "120", "200"])
-def test_no_line_is_wider_than_the_page(language: str, columns: str) -> None:
-    ended = demo("--no-input", "pwd", "ps", "escape", "--lang", language, COLUMNS=columns)
+@pytest.mark.parametrize(
+    ("stage", "steps"), [("stage1", ["pwd", "ps", "escape"]), ("stage2", ["pid", "net"])]
+)
+def test_no_line_is_wider_than_the_page(
+    stage: str, steps: list[str], language: str, columns: str
+) -> None:
+    ended = demo("--no-input", *steps, "--lang", language, stage=stage, COLUMNS=columns)
     assert ended.returncode == 0
     assert max(map(cell_len, ended.stdout.decode().splitlines())) <= min(int(columns), 120)
 
@@ -214,17 +303,18 @@ def test_without_colours_the_words_are_all_there(variable: str) -> None:
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_an_output_that_knows_only_ascii_gets_ascii(language: str) -> None:
+@pytest.mark.parametrize("stage", DEMOS)
+def test_an_output_that_knows_only_ascii_gets_ascii(stage: str, language: str) -> None:
     ended = run(
         [
             *(sys.executable, "-c", "from labs.cli import main; main()"),
-            *("stage1", "--no-input", "--lang", language),
+            *(stage, "--no-input", "--lang", language),
         ],
         environment={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"},
     )
     assert ended.returncode == 0, ended.stderr.decode()
     text = ended.stdout.decode("ascii")
-    assert "\nLEAKS" in text
+    assert {"stage1": "\nLEAKS", "stage2": "\nISOLATED"}[stage] in text
     assert "+- host ---" in text
     assert "??" not in text
 

@@ -9,8 +9,10 @@ from rich.cells import cell_len
 
 from checks.model import Verdict, axes
 from checks.probes import probes
+from checks.runtimes import VALUED
 from labs import texts
 from labs.demo import boxes, trace
+from labs.demo.engine import KINDS
 from labs.demo.script import FOLDER, PLACE, Demo, Step, Words, fill, load, read
 from labs.demo.wrap import CLOSING, wrap
 from labs.errors import USAGE, Refused
@@ -19,7 +21,7 @@ DEMOS = [load(file.stem) for file in sorted(FOLDER.glob("stage*.toml"))]
 STEPS = [
     pytest.param(demo, step, id=f"{demo.stage}-{step.id}") for demo in DEMOS for step in demo.steps
 ]
-PLACES = {"root", "up", "file", "secret", "process", "shm", "here"}
+PLACES = {"root", "up", "file", "secret", "process", "shm", "port", "abstract", "here"}
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 BARE = re.compile(r"[^\u4e00-\u9fff]{1,24}")
 """A Chinese text without Chinese is a name or a path, and short."""
@@ -84,6 +86,37 @@ def test_stage1_has_the_articles_steps_in_the_articles_order() -> None:
     ids = [step.id for step in load("stage1").steps]
     assert ids[:5] == ["rootfs", "pwd", "ls", "bin-ls", "ip-route"]
     assert ids[5:] == ["ps", "hostname", "shm", "id", "escape"]
+
+
+def test_stage2_has_a_step_for_each_namespace_and_ends_with_what_they_dont_do() -> None:
+    ids = [step.id for step in load("stage2").steps]
+    assert ids == ["uts", "pid", "mnt", "net", "ports", "ipc", "abstract", "user", "shared"]
+
+
+@pytest.mark.parametrize(("demo", "step"), STEPS)
+def test_a_step_asks_only_for_options_that_the_stage_knows(demo: Demo, step: Step) -> None:
+    for options in (step.options, *(beside.options for beside in step.beside or ())):
+        assert set(options[::2]) <= set(VALUED)
+        if "--namespaces" in options:
+            kinds = options[options.index("--namespaces") + 1].split(",")
+            assert set(kinds) <= set(KINDS)
+    if demo.number == 1:
+        assert not step.options
+
+
+@pytest.mark.parametrize(
+    ("options", "short"),
+    [
+        ([], ""),
+        (["--namespaces", "uts"], "uts"),
+        (["--namespaces", "uts", "--hostname", "lab"], "uts --hostname lab"),
+        (["--namespaces", "uts,net,mnt,pid,ipc"], ""),
+        (["--namespaces", "pid,net,mnt,ipc,uts,user,time"], "+user,time"),
+        (["--net", "none"], "--net none"),
+    ],
+)
+def test_options_are_told_shortly(options: list[str], short: str) -> None:
+    assert boxes.asked_for(options) == short
 
 
 def test_a_demo_with_an_unknown_key_is_not_read() -> None:
@@ -169,3 +202,29 @@ def test_calls_are_read_from_a_trace_and_told_shortly() -> None:
     assert not trace.called(made, "unshare(CLONE_NEWNET)")
     unshared = trace.calls("[7] unshare(CLONE_NEWNET|CLONE_NEWPID) = 0\n")
     assert trace.called(unshared, "unshare(CLONE_NEWNET)")
+
+
+def test_a_call_is_told_by_the_flag_that_it_is_about_and_once() -> None:
+    flags = "CLONE_NEWNS|CLONE_NEWNET, exit_signal SIGCHLD"
+    made = trace.calls(
+        f"[7] clone3({flags}) = 8\n"
+        f"[1] clone3({flags}) = 0\n"
+        '[1] mount(NULL, "/", NULL, MS_REC|MS_PRIVATE, NULL) = 0\n'
+        '[1] mount("proc", "proc", "proc", MS_NOSUID|MS_NODEV|MS_NOEXEC, NULL) = 0\n'
+        '[7] RTM_NEWLINK("lab2", veth, up) = -1 EEXIST (File exists)\n'
+    )
+    wanted = ["clone3(CLONE_NEWNET", 'mount("proc"', "RTM_NEWLINK"]
+    assert [call.short("/r", each) for call, each in trace.those(made, wanted)] == [
+        "clone3(…|CLONE_NEWNET)",
+        'RTM_NEWLINK("lab2", veth, up) EEXIST',
+        'mount("proc", "proc", "proc")',
+    ]
+    # The child's lines may come before, between and after the runtime's own.
+    early = [made[0], made[4], *made[1:4]]
+    assert trace.those(early, wanted) == trace.those(made, wanted)
+    assert made[2].short("/r") == 'mount("/", MS_REC|MS_PRIVATE)'
+
+
+def test_a_word_that_is_too_long_is_cut_behind_a_bar_and_a_tie_is_no_place_to_break() -> None:
+    assert wrap("one|two|three", 9) == ["one|two|", "three"]
+    assert wrap("a fact (2\u00a0more)", 9) == ["a fact", "(2\u00a0more)"]

@@ -5,15 +5,17 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pexpect
-import pyte
 import pytest
 
+from tests import terminal as terminals
 from tests.running import LABRUN, run
+from tests.terminal import PATIENCE
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="cannot: needs root"),
@@ -21,72 +23,20 @@ pytestmark = [
 ]
 
 KEYS = "q quit"
-PATIENCE = 20.0
 
 
-class Terminal:
+class Terminal(terminals.Terminal):
     """A terminal with a demo in it."""
 
-    def __init__(self, *arguments: str, rows: int = 24, columns: int = 80) -> None:
-        self.screen = pyte.Screen(columns, rows)
-        self.stream = pyte.ByteStream(self.screen)
-        # Who runs the tests may have said how wide its own output is.
-        environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
-        self.child = pexpect.spawn(
-            LABRUN,
-            ["stage1", *arguments],
-            dimensions=(rows, columns),
-            env={**environment, "TERM": "xterm-256color", "LANG": "C.UTF-8"},
-            timeout=PATIENCE,
-        )
-
-    def text(self) -> str:
-        return "\n".join(line.rstrip() for line in self.screen.display)
-
-    def see(self, pattern: str) -> str:
-        """Wait until the screen shows the pattern, and return what it shows."""
-        until = time.monotonic() + PATIENCE
-        while not re.search(pattern, self.text()):
-            assert time.monotonic() < until, f"no {pattern!r} in\n{self.text()}"
-            with contextlib.suppress(pexpect.TIMEOUT, pexpect.EOF):
-                self.stream.feed(self.child.read_nonblocking(4096, timeout=0.1))
-        return self.text()
-
-    def press(self, keys: str, pattern: str) -> str:
-        self.child.send(keys)
-        return self.see(pattern)
-
-    def end(self) -> int:
-        """Wait for the end, and return the exit status as a shell has it."""
-        with contextlib.suppress(pexpect.EOF):
-            while True:
-                self.stream.feed(self.child.read_nonblocking(4096, timeout=PATIENCE))
-        self.child.close()
-        status: int = self.child.exitstatus
-        return status if self.child.signalstatus is None else 128 + int(self.child.signalstatus)
+    def __init__(
+        self, *arguments: str, stage: str = "stage1", rows: int = 24, columns: int = 80
+    ) -> None:
+        super().__init__(stage, *arguments, rows=rows, columns=columns)
 
     def made(self) -> list[Path]:
         """Return what the demo has made on the machine, by its page in the ledger."""
         (page,) = Path("/run/labrun").glob(f"{self.child.pid}-*.json")
         return [page, *(Path(path) for _, path in json.loads(page.read_bytes()))]
-
-    def deserted(self) -> bool:
-        """Say whether all processes of this terminal are gone, or on their way out, soon."""
-        until = time.monotonic() + 5
-        while self.processes() and time.monotonic() < until:
-            time.sleep(0.02)
-        return not self.processes()
-
-    def processes(self) -> list[str]:
-        """Return the command lines of the processes of this terminal."""
-        found = []
-        for process in Path("/proc").iterdir():
-            with contextlib.suppress(OSError, IndexError):
-                if process.name.isdigit():
-                    fields = (process / "stat").read_text().rpartition(")")[2].split()
-                    if int(fields[3]) == self.child.pid:
-                        found.append((process / "cmdline").read_text().replace("\0", " "))
-        return found
 
 
 @pytest.fixture
@@ -112,6 +62,36 @@ def test_a_student_goes_through_it(terminal: type[Terminal]) -> None:
     shown = demo.press("\r", r"Build it(.|\n)*Enter end")
     demo.press("b", r"where you stand(.|\n)*q quit")
     demo.press("\r", "Enter end")
+    demo.child.send("\r")
+    assert demo.end() == 0
+
+
+def test_a_student_goes_through_stage2(terminal: type[Terminal]) -> None:
+    demo = terminal("--lang", "en", stage="stage2")
+    demo.see("Enter begin")
+    for number in range(1, 10):
+        demo.press("\r", rf" {number}/9(.|\n)*look without one")
+        shown = demo.press("a", rf" {number}/9(.|\n)*You said a(.|\n)*\? help")
+        assert "✓" in shown
+        assert "Namespaces  new:" in shown
+        if number == 4:
+            assert "p picture" in shown
+            picture = demo.press("p", r"labrun0 · bridge(.|\n)*back to the step")
+            assert re.search(r"lab\d+ ─●─+┼─veth─┼─● eth0", picture)
+            demo.press("\r", r"You said a(.|\n)*\? help")
+            facts = demo.press("e", r"net\.own-address ✓ ISOLATED(.|\n)*back to the step")
+            assert re.search(r"net:\[\d+\] +≠ net:\[\d+\]", facts)
+            demo.press("\r", r"You said a(.|\n)*\? help")
+            # Only what is new in this step is the container's own.
+            demo.press("s", r"\[inside\] / #")
+            demo.press("/bin/ip route\n", r"default via .* dev eth0")
+            demo.press("exit\n", r"You said a(.|\n)*\? help")
+        else:
+            assert "p picture" not in shown
+    shown = demo.press("\r", r"where you stand(.|\n)*q quit")
+    assert "18 of 18 closed" in shown
+    assert re.search(r"net\.routes, own-address, devices, ports, abstract +✗ LEAKS", shown)
+    demo.press("\r", r"Build it(.|\n)*Enter end")
     demo.child.send("\r")
     assert demo.end() == 0
 
@@ -230,15 +210,21 @@ def test_however_it_is_stopped_nothing_is_left(
 
 
 @pytest.mark.parametrize("stop", ["key", "SIGTERM"])
-@pytest.mark.parametrize("seconds", [0.3, 0.5, 0.7, 0.9, 1.1, 1.3])
+@pytest.mark.parametrize(
+    ("stage", "seconds"),
+    [
+        *(("stage1", tenths / 10) for tenths in (3, 5, 7, 9, 11, 13)),
+        *(("stage2", tenths / 10) for tenths in (5, 10, 20, 30, 40)),
+    ],
+)
 def test_whatever_stops_it_while_it_runs_is_taken_by_the_demo_alone(
-    terminal: type[Terminal], seconds: float, stop: str
+    terminal: type[Terminal], stage: str, seconds: float, stop: str
 ) -> None:
     """The key reaches each process of the terminal, also one that is being forked.
 
     And no probe takes a signal for a mistake of its own, and goes on.
     """
-    demo = terminal("--no-input", "--lang", "en", rows=300)
+    demo = terminal("--no-input", "--lang", "en", stage=stage, rows=300)
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         with contextlib.suppress(pexpect.TIMEOUT, pexpect.EOF):
@@ -269,3 +255,43 @@ def test_after_a_kill_clean_removes_what_is_left(terminal: type[Terminal]) -> No
     assert segment[1] not in [row.split()[1] for row in table.splitlines()]
     assert run([LABRUN, "clean", "--yes"]).returncode == 0
     assert [path for path in made if path.exists()] == []
+
+
+@pytest.fixture
+def network() -> Iterator[int]:
+    """Hold a network of its own, empty; return the pid of a process in it."""
+    ready = "echo ready; exec sleep infinity"
+    argv = ["unshare", "--net", "sh", "-c", ready]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == b"ready\n"
+        yield holder.pid
+        holder.kill()
+
+
+def links(pid: int) -> set[str]:
+    """Return the network devices that a process sees."""
+    rows = Path(f"/proc/{pid}/net/dev").read_text(encoding="ascii").splitlines()[2:]
+    return {row.partition(":")[0].strip() for row in rows}
+
+
+@pytest.mark.parametrize("seconds", [0.4, 0.8, 1.2, 1.6, 2.4, 3.2, 60])
+def test_ctrl_c_leaves_no_link_but_the_bridge(network: int, seconds: float) -> None:
+    before = links(network)
+    argv = ["nsenter", f"--net=/proc/{network}/ns/net", LABRUN, "stage2", "--no-input"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(argv, stdout=pipe, stderr=pipe, start_new_session=True)
+    try:
+        stdout, stderr = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate()
+    # 0: it had come to its end already.
+    assert process.returncode in (130, 0), (stdout[-400:], stderr)
+    assert b"Traceback" not in stderr
+    assert list(Path("/run/labrun").glob(f"{process.pid}-*")) == []
+    # A cable goes with its namespace, and the kernel takes its time for that.
+    until = time.monotonic() + PATIENCE
+    while left := links(network) - before - {"labrun0"}:
+        assert time.monotonic() < until, left
+        time.sleep(0.02)

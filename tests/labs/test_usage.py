@@ -65,13 +65,6 @@ def test_nothing_is_cut_off_and_no_line_is_too_wide(lang: str, columns: int) -> 
         assert max(map(cells, lines)) <= columns
 
 
-def test_no_command_shows_the_help_and_is_a_usage_error() -> None:
-    alone = labrun()
-    assert alone.returncode == USAGE
-    assert alone.stdout == labrun("--help").stdout
-    assert alone.stderr == b""
-
-
 @pytest.mark.parametrize(
     ("words", "wrong"),
     [

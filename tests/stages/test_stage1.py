@@ -5,7 +5,6 @@ import pty
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,17 +13,14 @@ from pathlib import Path
 import pytest
 
 from tests.running import run
+from tests.stages.faults import faulty, line_of
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
 
 def said(ended: subprocess.CompletedProcess[bytes]) -> str:
     """Return the one line that a failed run wrote to stderr, and nothing to stdout."""
-    assert ended.stdout == b""
-    lines = ended.stderr.decode().splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("stage1: ")
-    return lines[0]
+    return line_of(ended, "stage1")
 
 
 def test_the_roots_files_are_the_commands(stage1: str, rootfs: Path) -> None:
@@ -124,7 +120,7 @@ def test_what_cannot_be_explained_is_still_said() -> None:
     # With CAP_SYS_CHROOT alone ROOT may be entered, and not be read to find out more.
     keep = ["--inh-caps=-all,+sys_chroot", "--ambient-caps=-all,+sys_chroot"]
     keep += ["--reuid=1234", "--clear-groups", "--bounding-set=-all,+sys_chroot"]
-    line = ["setpriv", *keep, sys.executable, "-c", FAULTS, "no such call", "run"]
+    line = ["setpriv", *keep, *faulty("stage1", "no such call", "run")]
     if run(line).returncode != 2:
         pytest.skip("cannot: another user may not use this Python or this checkout")
     with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to other users
@@ -364,21 +360,6 @@ def test_the_trace_shows_the_calls_in_their_order(stage1: str, rootfs: Path) -> 
     assert f'chroot("{rootfs}") = 0' in ended.stderr.decode()
 
 
-FAULTS = """
-import os, sys
-from stages import linux
-from stages.command_line import OPTIONS, serve
-from stages.stage1_chroot.runtime import run
-wanted, count = sys.argv[1], 0
-def fail(words, result):
-    if result is linux.PENDING and words.startswith(wanted):
-        raise OSError(5, os.strerror(5))
-linux.watch = fail
-sys.argv[0] = "stage1"
-os._exit(serve("stage1", OPTIONS, run, sys.argv[2:]))
-"""
-
-
 @pytest.mark.parametrize(
     "call",
     [
@@ -397,14 +378,14 @@ def test_whatever_call_fails_the_command_does_not_run(
     call: str, rootfs: Path, tmp_path: Path
 ) -> None:
     line = ["run", "-w", "/etc", str(rootfs), "/bin/busybox", "echo", "ran"]
-    ended = run([sys.executable, "-c", FAULTS, call, *line])
+    ended = run(faulty("stage1", call, *line))
     assert ended.returncode == 125
     assert call in said(ended)
 
 
 def test_without_a_fault_that_harness_runs_the_command(rootfs: Path) -> None:
     line = ["run", "-w", "/etc", str(rootfs), "/bin/busybox", "echo", "ran"]
-    ended = run([sys.executable, "-c", FAULTS, "no such call", *line])
+    ended = run(faulty("stage1", "no such call", *line))
     assert (ended.returncode, ended.stdout) == (0, b"ran\n")
 
 

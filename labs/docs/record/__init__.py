@@ -7,7 +7,7 @@ pages that are generated whole. A test runs the same and fails where a file diff
 import os
 import sys
 import tempfile
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 from labs import privilege, rootfs
@@ -36,6 +36,7 @@ def command() -> int:
 
 def record(target: Path) -> None:
     """Write every generated file of docs/ below `target`. Raises Refused where it can't be."""
+    from labs import diff
     from labs.docs import commands
     from labs.docs.record import code, labhost, pictures, tables
 
@@ -47,6 +48,9 @@ def record(target: Path) -> None:
             _write(target / "generated" / language / name, text)
     for name, text in code.all_of(DOCS / "code.toml").items():
         _write(target / "generated" / "code" / name, text)
+    for older, newer in pairwise(BUILT):
+        lines = "\n".join([*diff.unified(older, newer), ""])
+        _write(target / "generated" / newer / "diff.txt", lines)
     place = rootfs.default()
     for stage, language in product(BUILT, LANGUAGES):
         # In a process of its own, and on a host of its own, where nothing has happened yet.

@@ -1,7 +1,8 @@
 """The code that a page shows: functions, cut out of the source by name, their lines marked.
 
-docs/code.toml lists them. A mark is the text of a line that the page explains: ① stands at the
-end of the first, ② of the second. A mark that stands nowhere, or twice, fails the recording.
+docs/code.toml lists them, `function` where two have the same name. A mark is the text of a line
+that the page explains: ① stands at the end of the first, ② of the second. A mark that stands
+nowhere, or twice, fails the recording.
 """
 
 import ast
@@ -21,7 +22,10 @@ def all_of(listed: Path) -> dict[str, str]:
     Raises Refused for a function or a mark that isn't there.
     """
     rows = tomllib.loads(listed.read_text(encoding="utf-8"))
-    return {f"{name}.md": _block(name, row["file"], row["marks"]) for name, row in rows.items()}
+    return {
+        f"{name}.md": _block(row.get("function", name), row["file"], row["marks"])
+        for name, row in rows.items()
+    }
 
 
 def _block(name: str, file: str, marks: list[str]) -> str:

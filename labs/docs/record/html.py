@@ -8,7 +8,7 @@ from rich.text import Text
 
 from checks.model import Verdict, axes
 from labs import texts, verdicts
-from labs.demo import boxes, pages
+from labs.demo import boxes, pages, picture
 from labs.demo.engine import Played
 from labs.demo.screen import Screen
 from labs.demo.script import Demo
@@ -17,6 +17,8 @@ from labs.texts import say
 WIDTH = 76
 """Columns of a side, which fill a desktop's page; on a phone they are moved sideways."""
 ROOM = 14
+MOST = 8
+"""Facts of a step, at most."""
 
 
 def spans(text: Text, console: Console) -> str:
@@ -39,24 +41,36 @@ def _code(text: str) -> str:
 
 def step(screen: Screen, demo: Demo, done: Played) -> str:
     """Return what happened in a step: both sides, the verdict with its evidence, and the calls."""
-    host, container = boxes.both(done, WIDTH, ROOM)
     lines = ['<figure class="played">', '<div class="sides">']
-    for name, side in (("host", host), ("container", container)):
-        label = escape(say(f"demo.{name}"))
+    for stage, title, side in boxes.written(done, WIDTH, ROOM):
+        name, label = "container" if stage else "host", escape(title)
         lines.append(
             f'<div class="side {name}"><p>{label}</p><pre tabindex="0" aria-label="{label}">'
             f"<code>{spans(side, screen.out)}</code></pre></div>"
         )
     lines += ["</div>", "<figcaption>"]
     sign = escape(screen.sign(done.finding.verdict).plain)
-    facts = "".join(f"<li>{_prose(fact)}</li>" for fact in done.finding.evidence)
+    facts = "".join(f"<li>{_prose(fact)}</li>" for fact in pages.telling(done, MOST))
     lines.append(f'<p class="verdict {done.finding.verdict.value}">{sign}</p><ul>{facts}</ul>')
     calls, missing = pages.did(demo, done)
     did = " · ".join(map(_code, calls))
     if missing:
         did += " " + say("demo.missing", call=_code(missing))
     lines.append(f'<p class="did">{escape(say("demo.did"))} {did}</p>')
+    if done.links:
+        lines.append(
+            f'<p class="did">{escape(say("demo.namespaces"))} {escape(pages.split(done))}</p>'
+        )
     return "\n".join([*lines, "</figcaption>", "</figure>", ""])
+
+
+def pictured(networks: picture.Networks) -> str:
+    """Return the picture of two networks, as text that is moved sideways on a phone."""
+    drawn = "\n".join(picture.draw(networks, WIDTH))
+    return (
+        '<figure class="played"><div class="side"><pre tabindex="0"><code>'
+        f"{escape(drawn, quote=False)}</code></pre></div></figure>\n"
+    )
 
 
 def predictions(played: Sequence[Played]) -> str:

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from checks.bench import Bench
 from checks.model import Finding
 from checks.trial import Ended
 from labs.demo.engine import Played
+from labs.demo.picture import Networks
 from labs.demo.trace import Call
 from labs.docs.record import labhost
 from labs.paths import CHECKOUT
@@ -22,23 +24,43 @@ HOME = "/home/you/labrun"
 """Where a reader's checkout may lie."""
 KERNEL = "6.12.0"
 """A kernel's release."""
-NONCE = re.compile(r"\b(labrun|canary|secret)-([0-9a-f]{12})\b")
+MACHINE = {
+    r"(?m)^\d+(?=\nMemTotal:)": "2",
+    r"(?m)^MemTotal: +\d+ kB\n\d+$": "MemTotal:        2030120 kB\n4",
+    r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b": (
+        "0f4c1d2e-5b6a-4798-8a1b-c2d3e4f50617"
+    ),
+}
+"""A machine's CPUs, memory, disks, and the number of its start."""
+PORT = "40917"
+"""A port that was free."""
+NONCE = re.compile(r"\b(labrun|canary|secret|name|domain)-([0-9a-f]{12})\b")
 NAMESPACE = re.compile(r"\b([a-z_]+):\[(\d{10})\]")
 DEVICE = re.compile(r"(device|设备) (\d+:\d+)")
-PROCESS = re.compile(r"(/proc/|kill -0 |kill\()(\d+)\b")
-LISTED = re.compile(r"^( *\d+)(?= root )", re.MULTILINE)
+PROCESS = re.compile(r"(/proc/|kill -0 |kill\(|I am )(\d+)\b")
+NESTED = re.compile(r"\b(\d+)(?=, 1 ?[(（]/proc/\d+/status)")
+"""A process that has a second number, 1, in a pid namespace of its own."""
+LISTED = re.compile(r"^( *\d+)(?= (?:root|init|python|\{|/))", re.MULTILINE)
 """A process in the output of `ps`."""
-TRACED = re.compile(r"(?m)(^\[|fork\(\) = |getppid\(\) = |P_PID, )(\d+)\b")
+TRACED = re.compile(r"(?m)(^\[|fork\(\) = |clone3\(.*\) = |getppid\(\) = |P_PID, )(\d+)\b")
 FIRST_NONCE = 0x51B9C40D7E23
-FIRST_NAMESPACE = 4026531840
+HOSTS = {"time": 4026531834, "cgroup": 4026531835, "pid": 4026531836, "user": 4026531837}
+HOSTS |= {"uts": 4026531838, "ipc": 4026531839, "net": 4026531840, "mnt": 4026531841}
+"""The numbers of a machine's first namespaces (linux/proc_ns.h; net and mnt as they come)."""
+OTHERS = 500
+"""How far above are those of a container's. The kernel gives a number out again once it is free."""
 
 
 class Normal:
     """Replaces what differs, and each thing by the same wherever it comes again."""
 
-    def __init__(self, stage: str, kept: int = 2) -> None:
-        """Begin with nothing known; processes up to `kept` came in order, and keep their pids."""
-        self.kept = kept
+    def __init__(self, stage: str, bench: Bench | None = None) -> None:
+        """Begin with nothing known, but for the bench: its namespaces, and the canary's port.
+
+        Every process up to the canary was started one after the other, and keeps its pid.
+        """
+        self.kept = bench.canaries.process if bench else 2
+        self.hosts = {bench.link(kind) for kind in HOSTS} if bench else set()
         self.known: dict[str, str] = {}
         self.counts: dict[str, int] = {}
         words = [os.fsdecode(w) for w in Path("/proc/self/cmdline").read_bytes().split(b"\0")[:-1]]
@@ -49,6 +71,8 @@ class Normal:
             str(CHECKOUT): HOME,
             os.uname().release: KERNEL,
         }
+        if bench:
+            self.plain[str(bench.canaries.port)] = PORT
 
     def _once(self, kind: str, found: str, make: Callable[[int], str]) -> str:
         """Return what stands for `found`: made by its number among its kind, at the first time."""
@@ -61,16 +85,16 @@ class Normal:
         """Return a text as it would be anywhere else."""
         for found, stands in self.plain.items():
             text = text.replace(found, stands)
+        for machine, stands in MACHINE.items():
+            text = re.sub(machine, stands, text)
         text = NONCE.sub(
             lambda m: self._once(
                 "nonce", m[0], lambda n: f"{m[1]}-{(FIRST_NONCE * (n + 1)) % 16**12:012x}"
             ),
             text,
         )
-        text = NAMESPACE.sub(
-            lambda m: self._once("namespace", m[0], lambda n: f"{m[1]}:[{FIRST_NAMESPACE + n}]"),
-            text,
-        )
+        text = NAMESPACE.sub(lambda m: self.namespace(*m.group(0, 1)), text)
+        text = NESTED.sub(lambda m: self.pid(m[1]), text)
         text = PROCESS.sub(lambda m: m[1] + self.pid(m[2]), text)
         text = LISTED.sub(lambda m: self.pid(m[1].strip()).rjust(len(m[1])), text)
         return DEVICE.sub(
@@ -83,6 +107,8 @@ class Normal:
         The two run side by side, so their lines come in any order: the child's stand where the
         runtime begins to wait for it.
         """
+        for found in re.findall(r"^\[(\d+)\]", text, re.MULTILINE):
+            self.pid(found)
         lines = self(text).splitlines()
         runtime = lines[0].partition(" ")[0]
         parent = [line for line in lines if line.startswith(runtime)]
@@ -90,6 +116,10 @@ class Normal:
         waits = next(n for n, line in enumerate(parent) if "sigwaitinfo()" in line)
         ordered = "\n".join([*parent[:waits], *child, *parent[waits:], ""])
         return TRACED.sub(lambda m: m[1] + self.pid(m[2]), ordered)
+
+    def namespace(self, link: str, kind: str) -> str:
+        """Return what stands for a namespace: the host's own, or one of a container's."""
+        return f"{kind}:[{HOSTS[kind] + (0 if link in self.hosts else OTHERS)}]"
 
     def pid(self, found: str) -> str:
         """Return what stands for a process."""
@@ -111,17 +141,27 @@ class Normal:
 
     def played(self, done: Played) -> Played:
         """Return a step that was played as it would have been anywhere else."""
-        finding = Finding(done.finding.verdict, tuple(map(self, done.finding.evidence)))
         return replace(
             done,
             places={name: self(value) for name, value in done.places.items()},
-            command=[*map(self, done.command)],
-            host_command=[*map(self, done.host_command)],
-            host=self.ended(done.host),
-            container=self.ended(done.container),
-            finding=finding,
+            sides=[
+                replace(side, command=[*map(self, side.command)], ended=self.ended(side.ended))
+                for side in done.sides
+            ],
+            findings={
+                axis: Finding(found.verdict, tuple(map(self, found.evidence)))
+                for axis, found in done.findings.items()
+            },
+            networks=done.networks and self.networks(done.networks),
             calls=[
                 Call(call.pid, call.name, self(call.arguments), self(call.result))
                 for call in done.calls
             ],
+        )
+
+    def networks(self, found: Networks) -> Networks:
+        """Return networks as they would be anywhere else."""
+        return Networks(
+            replace(found.host, namespace=self(found.host.namespace)),
+            replace(found.container, namespace=self(found.container.namespace)),
         )

@@ -26,7 +26,7 @@ from labs.texts import say
 
 COLUMNS, LINES = 80, 24
 """The terminal that a page shows a picture of."""
-PICTURED = {"stage1": "ip-route"}
+PICTURED = {"stage1": "ip-route", "stage2": "net"}
 """Each stage's most telling step."""
 PAPER, INK = (20, 27, 31), (222, 230, 232)
 RED, GREEN, YELLOW = (255, 123, 114), (126, 214, 140), (230, 190, 100)
@@ -79,11 +79,10 @@ def _record(stage: str, folder: Path) -> None:
     os.environ["COLUMNS"] = str(COLUMNS)
     demo, screen = script.load(stage), Screen()
     with Bench(labhost.ROOT, machine=True) as bench:
-        stand = engine.Engine(engine.choose(stage, None), bench)
+        stand = engine.Engine(engine.choose(stage, None), bench, demo)
         played = [stand.play(step) for step in demo.steps]
         before = {axis: stand.before(axis) for axis in summary.measured(played)}
-    # Every process up to the canary was started one after the other.
-    normal = Normal(stage, kept=bench.canaries.process)
+        normal = Normal(stage, bench)
     played = [*map(normal.played, played)]
     (folder / "predict.html").write_text(html.predictions(played), encoding="utf-8")
     for done in played:
@@ -92,6 +91,9 @@ def _record(stage: str, folder: Path) -> None:
         (folder / f"{done.step.id}.html").write_text(
             html.step(screen, demo, done), encoding="utf-8"
         )
+        if done.networks:
+            picture = html.pictured(done.networks)
+            (folder / f"{done.step.id}.picture.html").write_text(picture, encoding="utf-8")
         if done.step.id == PICTURED[stage]:
             (folder / "screen.html").write_text(_picture(demo, done), encoding="utf-8")
     (folder / "measured.html").write_text(

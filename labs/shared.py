@@ -1,0 +1,58 @@
+"""What the runtimes share and keep from run to run: a bridge and a lock, both tagged as ours.
+
+A bridge is ours by its name and by the group that it was made with; one that has a container's
+cable plugged in is in use, and stays.
+"""
+
+import contextlib
+from pathlib import Path
+
+from stages import netlink
+from stages.netlink import Netlink
+from stages.stage2_namespaces.more.bridge import BRIDGE, LOCK, TAG, Lock
+
+GROUP = netlink.number(TAG)
+
+
+def unused() -> list[str]:
+    """Return what could be removed now."""
+    with Netlink() as route:
+        found = [BRIDGE] if _has_idle_bridge(route) else []
+    if Path(LOCK).exists() and (found or not _has_bridge()):
+        found.append(LOCK)
+    return found
+
+
+def remove() -> None:
+    """Remove it, and keep runtimes from using it meanwhile."""
+    if not unused():
+        return
+    with Lock(), Netlink() as route:
+        # A container may have come since.
+        if _has_idle_bridge(route):
+            route.delete_link(BRIDGE)
+        if not _has_bridge():
+            # Whoever waits for it sees that it is gone, and makes another.
+            Path(LOCK).unlink(missing_ok=True)
+    # It may hold the pages of runs that live.
+    with contextlib.suppress(OSError):
+        Path(LOCK).parent.rmdir()
+
+
+def _has_bridge() -> bool:
+    with Netlink() as route, contextlib.suppress(OSError):
+        return route.get_link(BRIDGE)[1].get(netlink.IFLA_GROUP) == GROUP
+    return False
+
+
+def _has_idle_bridge(route: Netlink) -> bool:
+    """Return whether there is a bridge of ours without a single port."""
+    links = route.links()
+    ours = [
+        index
+        for index, facts in links
+        if facts[netlink.IFLA_IFNAME] == netlink.string(BRIDGE)
+        and facts.get(netlink.IFLA_GROUP) == GROUP
+    ]
+    ports = [facts.get(netlink.IFLA_MASTER) for _, facts in links]
+    return bool(ours) and netlink.number(ours[0]) not in ports
