@@ -200,10 +200,11 @@ class Bench:
         }
         home = os.open("/proc/self/ns/pid", os.O_RDONLY)
         here = _working_directory()
+        heard = {*visitor.ENDINGS, signal.SIGQUIT}
 
         def board() -> None:
             # Who started us may ignore some (nohup, a background job): execve(2) hands that on.
-            for number in (*visitor.ENDINGS, signal.SIGQUIT):
+            for number in heard:
                 signal.signal(number, signal.SIG_DFL)
             kernel.die_with_parent()
             self._group.join()
@@ -212,20 +213,24 @@ class Bench:
                     kernel.setns(fd, flag)
             # Joining a mount namespace moves a process to that namespace's root directory.
             os.chdir(here)
+            # execve(2) hands on what is held back, too.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, heard)
 
         try:
             if kernel.CLONE_NEWPID in joined:
                 # A process never changes its own pid namespace, only that of its next children.
                 kernel.setns(joined[kernel.CLONE_NEWPID], kernel.CLONE_NEWPID)
-            return subprocess.Popen(
-                argv,
-                env={**os.environ, **(environment or {})},
-                pass_fds=pass_fds,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                preexec_fn=board,
-            )
+            # Python drops what is raised in the hooks that it runs around such a fork.
+            with visitor.signals_held():
+                return subprocess.Popen(
+                    argv,
+                    env={**os.environ, **(environment or {})},
+                    pass_fds=pass_fds,
+                    stdin=stdin,
+                    stdout=stdout,
+                    stderr=stderr,
+                    preexec_fn=board,
+                )
         finally:
             if kernel.CLONE_NEWPID in joined:
                 kernel.setns(home, kernel.CLONE_NEWPID)

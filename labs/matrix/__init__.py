@@ -62,14 +62,13 @@ def command(*, runtimes: Sequence[str], only: Sequence[str], json_file: str | No
 
 def _measured(compared: "Sequence[Column]", asked: "Sequence[Axis]", place: Path) -> "Results":
     """Measure; a signal that stops it is told of in this command's own words."""
+    from labs.demo.stop import Stopped
     from labs.matrix import measure
 
     try:
         return measure.measure(compared, asked, place)
-    except Refused as no:
-        if no.status <= SIGNALLED:
-            raise
-        raise Refused("matrix", say("matrix.stopped"), status=no.status) from None
+    except Stopped as told:
+        raise Refused("matrix", say("matrix.stopped"), status=SIGNALLED + told.number) from None
 
 
 def as_json(

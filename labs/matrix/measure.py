@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 from checks import kernel
@@ -65,7 +64,7 @@ def measure(columns: Sequence[Column], asked: Sequence[Axis], place: Path) -> Re
     """Return what the probes of the axes `asked` find in each column, with the root `place`.
 
     Progress goes to stderr. Whatever happens to a cell, the others are measured. Raises
-    KeyboardInterrupt and Refused for a signal, after everything has been taken down.
+    KeyboardInterrupt for a signal (Stopped, but for Ctrl-C), after everything has been taken down.
     """
     # Before the forks: afterwards each process would load them.
     probes()
@@ -134,7 +133,7 @@ def _start(worker: Worker, asked: Sequence[Axis], place: Path) -> None:
 def _measure(column: Column, asked: Sequence[Axis], place: Path, answer: int) -> NoReturn:
     """Be that process: measure cell after cell, and report each."""
     try:
-        with Ending() as stop:
+        with Stop() as stop:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
             # As Ctrl-C: a labrun that is killed can't ask us to take the bench down.
             kernel.die_with_parent(signal.SIGINT)
@@ -148,17 +147,6 @@ def _measure(column: Column, asked: Sequence[Axis], place: Path, answer: int) ->
     finally:
         # However it ends, this process must never go on as a second labrun.
         os._exit(1)
-
-
-class Ending(Stop):
-    """A stop that is told of by nobody here: whatever the signal, it is as Ctrl-C.
-
-    A Refused would be an exception among others to a probe, which takes it for a mistake and goes
-    on.
-    """
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        super()._note(signal.SIGINT, frame)
 
 
 def _tell(pipe: int, line: Mapping[str, object]) -> None:
