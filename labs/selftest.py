@@ -27,7 +27,7 @@ LINTERS: tuple[tuple[str, ...], ...] = (
     ("ruff", "format", "--check"),
     ("mypy", "--strict"),
     ("lint-imports",),
-    ("shellcheck", "labrun", ".ci/run"),
+    ("shellcheck", "labrun", ".ci/run", "labs/vm/provision.sh"),
 )
 """What must have nothing to say; programs of the environment, started in the checkout."""
 
