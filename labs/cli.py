@@ -184,6 +184,25 @@ def docs(
 
 
 @app.command()
+def vm(
+    action: Annotated[
+        Literal["up", "ssh", "run", "down", "reset", "image"],
+        typer.Argument(metavar="up|ssh|run|down|reset|image"),
+    ],
+    words: Annotated[list[str] | None, typer.Argument(metavar="[-- COMMAND...]")] = None,
+    kernel: Annotated[
+        Literal["current", "oldest"] | None, typer.Option(metavar="current|oldest")
+    ] = None,
+    lang: Language = None,
+) -> None:
+    """Start a virtual machine that has everything, and use it."""
+    from labs import vm
+
+    texts.speak(lang)
+    sys.exit(vm.command(action, words or [], which=kernel))
+
+
+@app.command()
 def clean(
     yes: Annotated[bool, typer.Option("--yes")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run")] = False,

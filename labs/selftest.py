@@ -1,7 +1,6 @@
 """`labrun test`: the linters and the tests, in one command; with --all, every room of them."""
 
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -16,7 +15,7 @@ from xml.etree import ElementTree
 
 from labs import packages, tools
 from labs.errors import CANNOT, FAILED, USAGE, Refused
-from labs.paths import CHECKOUT, cache
+from labs.paths import CHECKOUT, cache, copy_checkout
 from labs.privilege import as_owner, environment, owns_checkout
 
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -270,14 +269,6 @@ def pythons(run: Run) -> None:
 
 STRANGER = 65533
 """A user id that no distribution gives to anybody: below `nobody`, above what adduser hands out."""
-
-
-def copy_checkout(target: Path) -> None:
-    """Copy the checkout, without its history and without what was made in it."""
-    made = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache")
-    shutil.copytree(CHECKOUT, target, symlinks=True, ignore=made)
-    for made_there in ("rootfs", "site"):
-        shutil.rmtree(target / made_there, ignore_errors=True)
 
 
 def ordinary(run: Run) -> None:
