@@ -126,6 +126,11 @@ apt() {
         -o Dpkg::Options::=--force-confold --no-remove "$@" >>"$log" 2>&1 </dev/null
 }
 
+# A dpkg that was killed has to end first what it began.
+mend() {
+    env DEBIAN_FRONTEND=noninteractive dpkg --force-confold --configure -a >>"$log" 2>&1 </dev/null
+}
+
 # install PACKAGE...: those that are missing; the package lists may be missing too, or old.
 install() {
     lacking=$(missing "$@")
@@ -135,7 +140,7 @@ install() {
     forbid_services
     # shellcheck disable=SC2086 # words, on purpose
     apt install --no-install-recommends $lacking ||
-        { apt update && apt install --no-install-recommends $lacking; } || {
+        { mend && apt update && apt install --no-install-recommends $lacking; } || {
         why=$(sed -n 's/^E: //p' "$log" | tail -n 1)
         refuse 3 "packages: ${why:-apt-get failed}: mend that (apt-get install ${lacking% } says more)" \
             "and run this again"
@@ -143,10 +148,6 @@ install() {
 }
 
 packages() {
-    # A dpkg that was killed has to end first what it began.
-    if [ -n "$(dpkg --audit)" ]; then
-        env DEBIAN_FRONTEND=noninteractive dpkg --force-confold --configure -a >>"$log" 2>&1 </dev/null
-    fi
     # shellcheck disable=SC2086 # words, on purpose
     install $BASE
     # The lessons' busybox is static. It can't stand beside the other package of that name: there,
