@@ -139,12 +139,15 @@ install() {
     changed=yes
     forbid_services
     # shellcheck disable=SC2086 # words, on purpose
-    apt install --no-install-recommends $lacking ||
-        { mend && apt update && apt install --no-install-recommends $lacking; } || {
-        why=$(sed -n 's/^E: //p' "$log" | tail -n 1)
-        refuse 3 "packages: ${why:-apt-get failed}: mend that (apt-get install ${lacking% } says more)" \
-            "and run this again"
-    }
+    apt install --no-install-recommends $lacking && return
+    # An update that reached nobody is no error to apt, but it is why a package isn't found.
+    mend && : >"$log" && apt update
+    # shellcheck disable=SC2086
+    apt install --no-install-recommends $lacking && return
+    why=$(sed -n -e 's/^[EW]: \(Failed to fetch.*\)/\1/p' "$log" | head -n 1)
+    why=${why:-$(sed -n 's/^E: //p' "$log" | tail -n 1)}
+    refuse 3 "packages: ${why:-apt-get failed}: mend that (apt-get install ${lacking% } says more)" \
+        "and run this again"
 }
 
 packages() {
