@@ -33,7 +33,7 @@ LINTERS: tuple[tuple[str, ...], ...] = (
 PARALLEL = ("-n", "auto", "--dist", "loadgroup")
 """Tests that can't run beside each other share a mark: `@pytest.mark.xdist_group("machine")`."""
 
-CORE = ("-m", "not peers and not browser", *PARALLEL)
+CORE = ("-m", "not peers and not browser and not vm", *PARALLEL)
 
 
 @dataclass

@@ -126,6 +126,11 @@ apt() {
         -o Dpkg::Options::=--force-confold --no-remove "$@" >>"$log" 2>&1 </dev/null
 }
 
+# A dpkg that was killed has to end first what it began.
+mend() {
+    env DEBIAN_FRONTEND=noninteractive dpkg --force-confold --configure -a >>"$log" 2>&1 </dev/null
+}
+
 # install PACKAGE...: those that are missing; the package lists may be missing too, or old.
 install() {
     lacking=$(missing "$@")
@@ -134,19 +139,18 @@ install() {
     changed=yes
     forbid_services
     # shellcheck disable=SC2086 # words, on purpose
-    apt install --no-install-recommends $lacking ||
-        { apt update && apt install --no-install-recommends $lacking; } || {
-        why=$(sed -n 's/^E: //p' "$log" | tail -n 1)
-        refuse 3 "packages: ${why:-apt-get failed}: mend that (apt-get install ${lacking% } says more)" \
-            "and run this again"
-    }
+    apt install --no-install-recommends $lacking && return
+    # An update that reached nobody is no error to apt, but it is why a package isn't found.
+    mend && : >"$log" && apt update
+    # shellcheck disable=SC2086
+    apt install --no-install-recommends $lacking && return
+    why=$(sed -n -e 's/^[EW]: \(Failed to fetch.*\)/\1/p' "$log" | head -n 1)
+    why=${why:-$(sed -n 's/^E: //p' "$log" | tail -n 1)}
+    refuse 3 "packages: ${why:-apt-get failed}: mend that (apt-get install ${lacking% } says more)" \
+        "and run this again"
 }
 
 packages() {
-    # A dpkg that was killed has to end first what it began.
-    if [ -n "$(dpkg --audit)" ]; then
-        env DEBIAN_FRONTEND=noninteractive dpkg --force-confold --configure -a >>"$log" 2>&1 </dev/null
-    fi
     # shellcheck disable=SC2086 # words, on purpose
     install $BASE
     # The lessons' busybox is static. It can't stand beside the other package of that name: there,
