@@ -17,6 +17,7 @@ from labs import packages, tools
 from labs.errors import CANNOT, FAILED, USAGE, Refused
 from labs.paths import CHECKOUT, cache, copy_checkout
 from labs.privilege import as_owner, environment, owns_checkout
+from labs.vm import image
 
 PYTHONS = ("3.11", "3.12", "3.13")
 """The versions that the tests must pass on: those of pyproject.toml's `requires-python` on."""
@@ -26,7 +27,7 @@ LINTERS: tuple[tuple[str, ...], ...] = (
     ("ruff", "format", "--check"),
     ("mypy", "--strict"),
     ("lint-imports",),
-    ("shellcheck", "labrun", ".ci/run", "labs/vm/provision.sh"),
+    ("shellcheck", "labrun", ".ci/run", "labs/vm/provision.sh", "labs/vm/customize.sh"),
 )
 """What must have nothing to say; programs of the environment, started in the checkout."""
 
@@ -185,6 +186,21 @@ def site(run: Run) -> None:
     pytest(run, "the site", ["-m", "browser", *PARALLEL])
 
 
+def machine(run: Run) -> None:
+    """Boot the student's machine, and do in it what students do; and read what describes it."""
+    say("labrun: the virtual machine")
+    tools.install("vm")
+    pytest(run, "the virtual machine", ["-m", "vm", "-n", "0"])
+
+
+def machine_packages() -> list[packages.Package]:
+    """Return what makes and runs the machine, and what reads the other descriptions of it."""
+    return [
+        *image.wanted(),
+        packages.Package("vagrant", "vagrant", "that the Vagrantfile is valid"),
+    ]
+
+
 # ---- other Pythons ------------------------------------------------------------------------------
 
 
@@ -316,10 +332,11 @@ ROOMS = (
     Room("the linters and the core tests", list, core),
     Room("the tests with peers", lambda: packages.PEERS, peers),
     Room("the site, built by both of its tools, in a browser", lambda: packages.BROWSER, site),
+    Room("the virtual machine, made and booted", machine_packages, machine),
     Room(f"the core tests on Python {', '.join(PYTHONS)}", python_packages, pythons),
     Room("the core tests as an ordinary user", list, ordinary),
 )
-"""What --all does, in order. A later room (a VM) is one more row."""
+"""What --all does, in order."""
 
 
 def prepare(*, yes: bool) -> None:

@@ -50,4 +50,7 @@ export PIP_CERT=/etc/ssl/certs/ca-certificates.crt
 mv -- "$trusted" "$trusted.theirs"
 cp -- "$ours" "$trusted"
 chroot "$tree" /home/student/labrun/labs/vm/provision.sh --peers --user student /home/student/labrun
+# The tests' tools too: in the machine, `labrun test` finds no network that it could rely on.
+chroot "$tree" runuser -u student -- env -C /home/student/labrun HOME=/home/student \
+    /opt/labrun/venv/bin/python -c 'from labs import tools; tools.install("dev")'
 mv -- "$trusted.theirs" "$trusted"

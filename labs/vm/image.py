@@ -91,7 +91,7 @@ def current() -> Path:
     """Return the place of the image that this checkout asks for, made already or not."""
     inputs = [
         *(CHECKOUT / "labs/vm" / name for name in ("image.py", "customize.sh", "provision.sh")),
-        *(CHECKOUT / name for name in ("requirements.lock", "pyproject.toml")),
+        *(CHECKOUT / f"requirements{group}.lock" for group in ("", "-dev")),
     ]
     made_from = hashlib.sha256(arch().debian.encode())
     for path in inputs:
