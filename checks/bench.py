@@ -164,6 +164,11 @@ class Bench:
         """Return the cgroups that were made below the bench's own."""
         return self._group.below()
 
+    @property
+    def group(self) -> str:
+        """Return the cgroup of the bench, from the top of its hierarchy; "" where that differs."""
+        return self._group.path
+
     def files(self) -> list[str]:
         """Return what has been written to the bench's common folders, /run and /dev/shm.
 

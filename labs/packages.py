@@ -36,6 +36,7 @@ class Package:
 
 PEERS = [
     Package("runc", "runc", "the peer @runc"),
+    Package("crun", "crun", "the peer @crun"),
     Package("bubblewrap", "bwrap", "the peer @bwrap"),
     Package("docker.io", "dockerd", "the peer @docker, and the article's docker export"),
 ]

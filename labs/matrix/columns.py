@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from checks.runtimes import PEERS
+from checks.peers import PEERS
 from labs import check
 from labs.errors import USAGE, Refused
 from labs.stages import BUILT, reference

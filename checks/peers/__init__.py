@@ -1,0 +1,34 @@
+"""Peers: adapters for programs that nobody here wrote, so that the same questions reach them."""
+
+import shutil
+from collections.abc import Mapping
+
+from checks.peers.oci import Crun, Runc
+from checks.peers.plain import Bwrap, Chroot, Host, Unshare
+from checks.runtimes import Runtime, Unsupported
+from checks.words import say
+
+PEERS: Mapping[str, type[Runtime]] = {
+    "host": Host,
+    "chroot": Chroot,
+    "unshare": Unshare,
+    "bwrap": Bwrap,
+    "runc": Runc,
+    "crun": Crun,
+}
+
+
+def runtime(command: str) -> Runtime:
+    """Return the runtime for `--runtime`: `@PEER`, or a command line.
+
+    Raises ValueError for a peer that nobody knows, Unsupported for one that is not installed.
+    """
+    if not command.startswith("@"):
+        return Runtime(command)
+    name = command[1:]
+    if name not in PEERS:
+        peers = ", ".join(f"@{peer}" for peer in PEERS)
+        raise ValueError(say("runtime.no_peer", peer=command, peers=peers))
+    if name != "host" and not shutil.which(name):
+        raise Unsupported(say("runtime.not_installed", program=name))
+    return PEERS[name](command)
