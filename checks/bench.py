@@ -188,6 +188,10 @@ class Bench:
         own = (UPPERS, self.scratch)
         return [f for f in written if not f.startswith(own) and "/__pycache__" not in f]
 
+    def keep(self, process: subprocess.Popen[bytes]) -> None:
+        """Have a process that was started on the bench end with it, and not before."""
+        self._stack.callback(_end, process)
+
     def popen(
         self,
         argv: Sequence[str | bytes],
@@ -249,8 +253,8 @@ def _working_directory() -> str:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill a process that we started, and forget it."""
-    process.kill()
-    process.communicate()
+    with process:
+        process.kill()
 
 
 def _children_of(pid: int) -> list[int]:

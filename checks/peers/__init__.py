@@ -3,8 +3,11 @@
 import shutil
 from collections.abc import Mapping
 
+from checks.peers import dockerd
+from checks.peers.docker import Docker
 from checks.peers.oci import Crun, Runc
 from checks.peers.plain import Bwrap, Chroot, Host, Unshare
+from checks.peers.podman import Podman
 from checks.runtimes import Runtime, Unsupported
 from checks.words import say
 
@@ -15,7 +18,16 @@ PEERS: Mapping[str, type[Runtime]] = {
     "bwrap": Bwrap,
     "runc": Runc,
     "crun": Crun,
+    "docker": Docker,
+    "podman": Podman,
 }
+
+
+def missing(name: str) -> list[str]:
+    """Return which programs a peer lacks here."""
+    if name == "docker":
+        return dockerd.missing()
+    return [] if name == "host" or shutil.which(name) else [name]
 
 
 def runtime(command: str) -> Runtime:
@@ -29,6 +41,6 @@ def runtime(command: str) -> Runtime:
     if name not in PEERS:
         peers = ", ".join(f"@{peer}" for peer in PEERS)
         raise ValueError(say("runtime.no_peer", peer=command, peers=peers))
-    if name != "host" and not shutil.which(name):
-        raise Unsupported(say("runtime.not_installed", program=name))
+    if lacking := missing(name):
+        raise Unsupported(say("runtime.not_installed", program=", ".join(lacking)))
     return PEERS[name](command)

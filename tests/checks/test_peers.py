@@ -1,6 +1,5 @@
 """What the checks say of programs that nobody here wrote is what those programs do."""
 
-import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import pytest
 
 import checks
 from checks.model import Verdict
-from checks.peers import PEERS
+from checks.peers import PEERS, missing
 from checks.probes import probes
 from labs.paths import CHECKOUT
 from tests.running import check
@@ -17,7 +16,7 @@ from tests.running import check
 FACTS: dict[str, Any] = tomllib.loads(
     Path(checks.__file__).with_name("peers.toml").read_text(encoding="utf-8")
 )
-INSTALLED_FOR_THIS = {"bwrap", "runc", "crun"}
+INSTALLED_FOR_THIS = {"bwrap", "runc", "crun", "docker", "podman"}
 
 
 def verdicts(peer: str) -> dict[str, str]:
@@ -34,7 +33,7 @@ def verdicts(peer: str) -> dict[str, str]:
     ],
 )
 def test_a_peer_is_judged_as_it_behaves(peer: str) -> None:
-    assert peer == "host" or shutil.which(peer), f"{peer} is not installed"
+    assert not missing(peer), f"not installed: {missing(peer)}"
     status, report = check(f"@{peer}", "--only", ",".join(probes()))
     found = {row["id"]: row["verdict"] for row in report["checks"]}
     known = verdicts(peer)
