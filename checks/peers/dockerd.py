@@ -52,13 +52,18 @@ def write_settings(base: Path) -> None:
     (base / "daemon.json").write_text("{}\n", encoding="ascii")
 
 
-def client(base: str) -> list[str]:
-    """Return the client's first words. It is the one that was packaged with the daemon.
+def client_path() -> str:
+    """Return a PATH along which the client is found that was packaged with the daemon.
 
-    Another may refuse the daemon for its age. The user's own settings are not for this one.
+    Another may refuse the daemon for its age.
     """
     daemon = shutil.which("dockerd", path=path()) or ""
-    found = shutil.which("docker", path=f"{os.path.dirname(daemon)}:/usr/bin:{path()}")
+    return f"{os.path.dirname(daemon)}:/usr/bin:{path()}"
+
+
+def client(base: str) -> list[str]:
+    """Return the client's first words: the user's own settings are not for this one."""
+    found = shutil.which("docker", path=client_path())
     return [found or "docker", f"--config={base}/client", f"--host=unix://{base}/docker.sock"]
 
 

@@ -4,6 +4,7 @@ import os
 
 from checks import kernel
 from checks.bench import Bench
+from checks.peers.oci import hide_unified
 from checks.runtimes import Asked, Request, Runtime, Unsupported, unsupported
 from checks.words import say
 
@@ -19,6 +20,7 @@ def make_room(runtime: Runtime, bench: Bench) -> None:
     """
     if bench.machine:
         raise Unsupported(say("runtime.bench_only", runtime=runtime.name))
+    hide_unified(bench)
     # An engine that finds AppArmor here loads its profile, which stays in the machine's kernel.
     if os.path.isdir(SECURITY) and os.listdir(bench.path(SECURITY)):
         bench.see(lambda: kernel.mount("hidden", SECURITY, "tmpfs", data="size=4k"))

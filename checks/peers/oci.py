@@ -20,6 +20,16 @@ UNIFIED = "/sys/fs/cgroup/unified"
 """Where systemd mounts cgroup v2 beside v1: the hybrid layout."""
 
 
+def hide_unified(bench: Bench) -> None:
+    """Hide the second hierarchy of a hybrid machine.
+
+    There runc makes its groups at the top, outside of the bench's (libcontainer, cgroups/fs), and
+    crun refuses to run beside a controller (get_cgroup_mode).
+    """
+    if os.path.exists(bench.path(f"{UNIFIED}/cgroup.controllers")):
+        bench.see(lambda: kernel.mount("hidden", UNIFIED, "tmpfs", data="size=4k"))
+
+
 class Oci(Runtime):
     """What the runtimes of this kind have in common; their network is `lo` alone."""
 
@@ -28,9 +38,14 @@ class Oci(Runtime):
     listed: ClassVar[frozenset[str]] = frozenset()
     """The namespaces of a version that is too old to list them itself."""
 
+    def prepare(self, bench: Bench) -> None:
+        """Have one layout of cgroups on the bench."""
+        hide_unified(bench)
+
     def argv(self, request: Request, bench: Bench) -> list[str]:
         """Write a bundle to the bench, and return `PROGRAM run` for it."""
         asked = Asked.of(self, request, "--namespaces", "--hostname", "--net", "--boottime")
+        self.prepare(bench)
         name = nonce(self.program)
         bundle = os.path.join(bench.scratch, name)
         os.mkdir(bench.path(bundle))
@@ -100,22 +115,12 @@ class Crun(Oci):
     # there is a pid namespace, too: it becomes the command's parent in there, and ends.
     listed = frozenset({"cgroup", "ipc", "mount", "network", "pid", "user", "uts"})
 
-    def prepare(self, bench: Bench) -> None:
-        """Hide the second hierarchy of a hybrid machine: beside a controller there, crun refuses.
-
-        See crun's get_cgroup_mode().
-        """
-        controllers = Path(bench.path(UNIFIED), "cgroup.controllers")
-        if controllers.exists() and controllers.read_text(encoding="ascii").split():
-            bench.see(lambda: kernel.mount("hidden", UNIFIED, "tmpfs", data="size=4k"))
-
     def place(self, linux: dict[str, Any], bench: Bench, name: str) -> list[str]:
         """Put the container below the bench's group, or into it.
 
         To crun a path begins at the top of *each* hierarchy; where the bench's groups differ, as
         they may on cgroup v1, no path leads below all of them.
         """
-        self.prepare(bench)
         if not bench.group:
             return ["--cgroup-manager=disabled"]
         linux["cgroupsPath"] = f"{bench.group}/{name}"

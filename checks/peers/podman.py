@@ -8,7 +8,6 @@ from pathlib import Path
 
 from checks.bench import Bench
 from checks.peers import engine
-from checks.peers.oci import Crun
 from checks.runtimes import Asked, Request, Runtime, Unsupported
 from checks.words import say
 
@@ -60,7 +59,6 @@ class Podman(Runtime):
         runtimes = [name for name in ("crun", "runc") if shutil.which(name)]
         if not runtimes:
             raise Unsupported(say("runtime.not_installed", program="crun"))
-        Crun(self.name).prepare(bench)
         os.mkdir(bench.path(home))
         self._runtime, self._home = runtimes[0], home
         settings = {"home": home, "runtime": self._runtime, "ulimits": _ulimits()}

@@ -157,7 +157,7 @@ def test_a_peer_is_in_the_matrix_as_the_checks_know_it(
 ) -> None:
     report, _ = measured
     text = Path(checks.__file__).with_name("peers.toml").read_text(encoding="utf-8")
-    for peer in ("chroot", "unshare", "bwrap", "runc"):
+    for peer in ("chroot", "unshare", "bwrap", "runc", "crun", "docker", "podman"):
         known = tomllib.loads(text)[peer]["verdicts"]
         found = verdicts(report, f"@{peer}")
         assert {axis for axis in found if found[axis] == "isolated"} == {
