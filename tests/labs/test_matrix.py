@@ -206,10 +206,12 @@ def test_an_ordinary_user_is_told_what_it_needs() -> None:
 
 
 def test_what_is_not_installed_has_no_column(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: None if name == "runc" else f"/bin/{name}")
+    monkeypatch.setattr(
+        "shutil.which", lambda name, path="": None if name == "crun" else f"/bin/{name}"
+    )
     compared, missing = columns.compared([])
-    assert missing == ["@runc"]
-    assert "@runc" not in [column.name for column in compared]
+    assert missing == ["@crun"]
+    assert "@crun" not in [column.name for column in compared]
     assert "@chroot" in [column.name for column in compared]
 
 
