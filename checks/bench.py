@@ -354,13 +354,18 @@ def _furnish(root: Path) -> str:
     os.makedirs(lower)
     kernel.mount(str(root), lower, None, kernel.MS_BIND)
     mounted = [mount.point for mount in mounts.parse(mounts.own())]
-    for folder in filter(os.path.isdir, OVERLAID):
-        # What is mounted below would be hidden: then the folder stays the machine's own.
-        if not any(point.startswith(f"{folder}/") for point in mounted):
-            _copy_on_write(folder, folder)
+    # What is mounted below would be hidden: then the folder stays the machine's own.
+    throwaway = [
+        folder
+        for folder in filter(os.path.isdir, OVERLAID)
+        if not any(point.startswith(f"{folder}/") for point in mounted)
+    ]
+    for folder in throwaway:
+        _copy_on_write(folder, folder)
     if root != Path("/"):
         _copy_on_write(lower, str(root))
-    return tempfile.mkdtemp(prefix="bench-", dir="/tmp")
+    # In a /tmp that stayed the machine's own, the folder would outlive the bench.
+    return tempfile.mkdtemp(prefix="bench-", dir="/tmp" if "/tmp" in throwaway else "/run")
 
 
 def _copy_on_write(lower: str, place: str) -> None:
