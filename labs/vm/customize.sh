@@ -39,6 +39,8 @@ chroot "$tree" update-initramfs -u -k all
 
 # ---- a student -------------------------------------------------------------------------------------
 chroot "$tree" useradd --create-home --shell /bin/bash student
+# The runtimes and the checkout are tried as other users, too.
+chmod 755 "$tree/home/student"
 echo 'student ALL=(ALL) NOPASSWD: ALL' >"$tree/etc/sudoers.d/student"
 cp -a "$checkout" "$tree/home/student/labrun"
 chroot "$tree" chown -R student:student /home/student/labrun

@@ -220,18 +220,20 @@ class Machine:
     def _await(self, process: "subprocess.Popen[bytes]") -> None:
         """Wait until it answers."""
         until = time.monotonic() + PATIENCE
-        while self.run(["true"], quiet=True) != 0:
+        while True:
+            # sshd takes seconds to come; each try costs the machine time that it needs for that.
+            time.sleep(1)
             if process.poll() is not None:
                 said = (self.folder / "qemu.log").read_text(errors="replace").strip()
                 why = said.splitlines()[-1] if said else say("vm.ended_silently")
                 raise Refused("vm", why, say("vm.see", file=self.folder / "qemu.log"))
             if self._status() == "internal-error":
                 raise KvmFails
+            if self.run(["true"], quiet=True) == 0:
+                return
             if time.monotonic() > until:
                 see = say("vm.see", file=self.folder / "console.log")
                 raise Refused("vm", say("vm.no_answer"), see)
-            # sshd takes seconds to come; each try costs the machine time that it needs for that.
-            time.sleep(1)
 
     def _status(self) -> str:
         """Return what QEMU says of the machine: see RunState in its QMP reference."""
@@ -294,11 +296,12 @@ class Machine:
 
     def ssh(self, words: Sequence[str] = (), *, terminal: bool = False) -> list[str]:
         """Return the command that runs a command in it, or a login shell; start it in `folder`."""
-        command = ["ssh", "-F", "ssh_config", *(["-t"] if terminal else []), "vm"]
-        if words:
-            # A shell says 128+N of what signal N ended; ssh alone would say 255.
-            command.append(f"{shlex.join(words)}; exit $?")
-        return command
+        command = ["ssh", "-F", "ssh_config", *(["-t"] if terminal else [])]
+        if not words:
+            # sshd shows the message of the day once a connection: a login has one of its own.
+            return [*command, "-o", "ControlPath=none", "vm"]
+        # A shell says 128+N of what signal N ended; ssh alone would say 255.
+        return [*command, "vm", f"{shlex.join(words)}; exit $?"]
 
     def run(self, words: Sequence[str], *, quiet: bool = False, terminal: bool = False) -> int:
         """Run a command in it as the student; return its exit status, 255 where ssh failed."""
