@@ -190,7 +190,7 @@ def vm(
         Literal["up", "ssh", "run", "down", "reset", "image"],
         typer.Argument(metavar="up|ssh|run|down|reset|image"),
     ],
-    words: Annotated[list[str] | None, typer.Argument(metavar="[-- COMMAND...]")] = None,
+    words: Annotated[list[str] | None, typer.Argument(metavar="COMMAND")] = None,
     kernel: Annotated[
         Literal["current", "oldest"] | None, typer.Option(metavar="current|oldest")
     ] = None,

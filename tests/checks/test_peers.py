@@ -1,30 +1,20 @@
 """What the checks say of programs that nobody here wrote is what those programs do."""
 
 import os
-import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import checks
 from checks.bench import Bench
 from checks.model import Verdict
 from checks.peers import PEERS, missing, runtime
 from checks.probes import observe, probes
 from checks.trial import Trial
 from labs.paths import CHECKOUT
+from tests.peers import FACTS, known, verdicts
 from tests.running import check, machine
 
-FACTS: dict[str, Any] = tomllib.loads(
-    Path(checks.__file__).with_name("peers.toml").read_text(encoding="utf-8")
-)
 INSTALLED_FOR_THIS = {"bwrap", "runc", "crun", "docker", "podman"}
-
-
-def verdicts(peer: str) -> dict[str, str]:
-    """Return what is written down of a peer, by axis."""
-    return {axis: verdict for verdict, listed in FACTS[peer]["verdicts"].items() for axis in listed}
 
 
 @pytest.mark.usefixtures("as_root", "rootfs")
@@ -39,11 +29,7 @@ def test_a_peer_is_judged_as_it_behaves(peer: str) -> None:
     assert not missing(peer), f"not installed: {missing(peer)}"
     status, report = check(f"@{peer}", "--only", ",".join(probes()))
     found = {row["id"]: row["verdict"] for row in report["checks"]}
-    known = verdicts(peer)
-    # Only what is found may choose which version this is.
-    others = FACTS[peer].get("elsewhere", {})
-    known |= {axis: other for axis, other in others.items() if found[axis] == other}
-    assert found == known, [r for r in report["checks"] if r["result"] != "pass"]
+    assert found == known(peer, found), [r for r in report["checks"] if r["result"] != "pass"]
     assert status == 1
 
 
