@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from labs.vm import image
+from labs import vm
 from tests.vm.guest import Guest
 
 
@@ -15,7 +15,7 @@ from tests.vm.guest import Guest
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     """Return the machine, with Debian 13's kernel and this checkout in it."""
     machine = Guest(tmp_path_factory.mktemp("machine"), ours=True)
-    machine.take(image.make(), "current")
+    machine.take(vm.made(), "current")
     try:
         machine.start()
         machine.copy_checkout()
