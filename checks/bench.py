@@ -164,6 +164,11 @@ class Bench:
         """Return the cgroups that were made below the bench's own."""
         return self._group.below()
 
+    @property
+    def group(self) -> str:
+        """Return the cgroup of the bench, from the top of its hierarchy; "" where that differs."""
+        return self._group.path
+
     def files(self) -> list[str]:
         """Return what has been written to the bench's common folders, /run and /dev/shm.
 
@@ -182,6 +187,10 @@ class Bench:
             written += [f"{folder}/{name}" for name in tree(self.path(folder))]
         own = (UPPERS, self.scratch)
         return [f for f in written if not f.startswith(own) and "/__pycache__" not in f]
+
+    def keep(self, process: subprocess.Popen[bytes]) -> None:
+        """Have a process that was started on the bench end with it, and not before."""
+        self._stack.callback(_end, process)
 
     def popen(
         self,
@@ -249,8 +258,8 @@ def _working_directory() -> str:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill a process that we started, and forget it."""
-    process.kill()
-    process.communicate()
+    with process:
+        process.kill()
 
 
 def _children_of(pid: int) -> list[int]:
@@ -350,13 +359,18 @@ def _furnish(root: Path) -> str:
     os.makedirs(lower)
     kernel.mount(str(root), lower, None, kernel.MS_BIND)
     mounted = [mount.point for mount in mounts.parse(mounts.own())]
-    for folder in filter(os.path.isdir, OVERLAID):
-        # What is mounted below would be hidden: then the folder stays the machine's own.
-        if not any(point.startswith(f"{folder}/") for point in mounted):
-            _copy_on_write(folder, folder)
+    # What is mounted below would be hidden: then the folder stays the machine's own.
+    throwaway = [
+        folder
+        for folder in filter(os.path.isdir, OVERLAID)
+        if not any(point.startswith(f"{folder}/") for point in mounted)
+    ]
+    for folder in throwaway:
+        _copy_on_write(folder, folder)
     if root != Path("/"):
         _copy_on_write(lower, str(root))
-    return tempfile.mkdtemp(prefix="bench-", dir="/tmp")
+    # In a /tmp that stayed the machine's own, the folder would outlive the bench.
+    return tempfile.mkdtemp(prefix="bench-", dir="/tmp" if "/tmp" in throwaway else "/run")
 
 
 def _copy_on_write(lower: str, place: str) -> None:

@@ -20,22 +20,48 @@ LIMITS = {
 }
 
 
+SEAT = "bench"
+"""The group below the bench's on v2 in which its processes are."""
+
+
 class Group:
     """One group in each hierarchy: those of v1, and v2."""
 
     def __init__(self, directories: list[Path]) -> None:
         """Take the directories of the group, one a hierarchy."""
         self.directories = directories
+        # On v2 a group with processes can't give controllers to the groups below it, and runtimes
+        # make theirs beside their own. See cgroups(7), "no internal processes".
+        self.seats = [
+            directory / SEAT if (directory / "cgroup.subtree_control").exists() else directory
+            for directory in directories
+        ]
+
+    @property
+    def path(self) -> str:
+        """Return where the group is below the top of every hierarchy, "" where that differs."""
+        paths = {f"/{directory.relative_to(_top(directory))}" for directory in self.directories}
+        return paths.pop() if len(paths) == 1 else ""
 
     def join(self) -> None:
         """Move the calling process, and with it its children, into the group."""
-        for directory in self.directories:
+        for seat in self.seats:
             # "0" is the writer. See cgroups(7).
-            (directory / "cgroup.procs").write_text("0", encoding="ascii")
+            (seat / "cgroup.procs").write_text("0", encoding="ascii")
 
     def below(self) -> list[str]:
         """Return the groups that somebody made below this one."""
-        return [str(path) for directory in self.directories for path in directory.rglob("*/")]
+        return [
+            str(path)
+            for directory in self.directories
+            for path in directory.rglob("*/")
+            if path not in self.seats
+        ]
+
+
+def _top(directory: Path) -> Path:
+    """Return where the hierarchy of a group is mounted."""
+    return next(above for above in directory.parents if above.is_mount())
 
 
 def own_directories() -> list[Path]:
@@ -92,7 +118,10 @@ def outer_group(page: Page) -> Iterator[Group]:
                 for file, value in LIMITS.items():
                     if (parent / name / file).exists():
                         (parent / name / file).write_text(value, encoding="ascii")
-        yield Group(made)
+        group = Group(made)
+        for seat in group.seats:
+            seat.mkdir(exist_ok=True)
+        yield group
     finally:
         for directory in made:
             _remove(directory)

@@ -11,8 +11,9 @@ import pytest
 
 from checks.bench import Bench, NoBench
 from checks.model import Axis, Verdict, axes
+from checks.peers import runtime
 from checks.probes import observe
-from checks.runtimes import Unsupported, runtime
+from checks.runtimes import Unsupported
 from checks.trial import Trial
 from checks.words import language
 

@@ -1,19 +1,16 @@
-"""Runtimes under test: one that keeps the contract, and adapters for those that don't know it."""
+"""Runtimes under test: what they are asked, and how one that keeps the contract is asked it.
+
+Those that don't know the contract are asked through adapters: peers/.
+"""
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
-import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import ClassVar, NoReturn, Self
+from typing import NoReturn, Self
 
 from checks.bench import Bench
-from checks.canaries import nonce
 from checks.words import say
 
 
@@ -68,20 +65,31 @@ class Asked:
                 rest.append(word)
         for option in values:
             if option not in known:
-                _unsupported(runtime, option)
+                unsupported(runtime, option)
         listed = values.get("--namespaces", ",".join(NAMESPACES)).split(",")
         network = values.get("--net", "")
-        if network == "bridge":
-            _unsupported(runtime, "--net bridge")
+        if network and network not in runtime.networks:
+            unsupported(runtime, f"--net {network}")
         return cls(frozenset(listed) - ({"net"} if network == "host" else set()), values, rest)
 
 
 class Runtime:
     """A runtime that keeps the contract: its command line."""
 
+    networks: Sequence[str] = ("bridge", "none", "host")
+    """The values of --net that it can be asked for."""
+    copies_root: bool = False
+    """Whether what it runs has a copy of ROOT, as an image is, in place of ROOT itself."""
+
     def __init__(self, command: str) -> None:
         """Take the runtime's command, as a shell would split it."""
         self.name = command
+
+    def prepare(self, bench: Bench) -> None:
+        """Have on the bench what the runtime needs beside its command: a daemon, for some.
+
+        It may be called again and again. Raises Unsupported.
+        """
 
     def argv(self, request: Request, bench: Bench) -> list[str]:
         """Return the command line that does what is asked. Raises Unsupported."""
@@ -103,161 +111,17 @@ class Runtime:
         return {}
 
 
-class Host(Runtime):
-    """No runtime at all: the command runs on the host. What the others are compared with."""
-
-    def argv(self, request: Request, bench: Bench) -> list[str]:
-        """Return the command, behind env(1), which says 126 and 127 as a shell does."""
-        _refuse(self, request, "workdir", "options", "root")
-        return ["env", *request.command]
-
-    def environment(self, request: Request) -> Mapping[str, str]:
-        """Return the command's environment: it is the runtime's."""
-        return request.environment
-
-
-class Chroot(Host):
-    """chroot(8) of coreutils."""
-
-    def argv(self, request: Request, bench: Bench) -> list[str]:
-        """Return `chroot ROOT COMMAND`."""
-        _refuse(self, request, "workdir")
-        asked = Asked.of(self, request)
-        return ["chroot", *asked.rest, request.root or str(bench.root), *request.command]
-
-
-class Unshare(Host):
-    """unshare(1) of util-linux: all namespaces, but no network in them, and no name."""
-
-    FLAGS: ClassVar = {
-        "pid": ["--pid"],
-        "net": ["--net"],
-        "mnt": ["--mount"],
-        "ipc": ["--ipc"],
-        "uts": ["--uts"],
-        # A range of ids, as the contract has it, takes newuidmap(1) and entries in /etc/subuid.
-        "user": ["--map-root-user"],
-        "cgroup": ["--cgroup"],
-        "time": ["--time"],
-    }
-
-    def argv(self, request: Request, bench: Bench) -> list[str]:
-        """Return `unshare … --root=ROOT COMMAND`."""
-        asked = Asked.of(self, request, "--namespaces", "--boottime", "--net")
-        if asked.values.get("--net") == "none":
-            # It leaves `lo` down.
-            _unsupported(self, "--net none")
-        words = [
-            word for name, flag in self.FLAGS.items() if name in asked.namespaces for word in flag
-        ]
-        # Into a new pid or time namespace only a child is born.
-        words += ["--fork", "--kill-child"] if asked.namespaces & {"pid", "time"} else []
-        words += ["--mount-proc"] if asked.namespaces >= {"pid", "mnt"} else []
-        if "time" in asked.namespaces:
-            words += ["--boottime", asked.values.get("--boottime", BOOTTIME)]
-        words += [f"--root={request.root or bench.root}"]
-        words += [f"--wd={request.workdir}"] if request.workdir else []
-        return ["unshare", *words, *asked.rest, "--", *request.command]
-
-
-class Bwrap(Runtime):
-    """bwrap(1), bubblewrap: its mount namespace is always new, its network is `lo` alone."""
-
-    def argv(self, request: Request, bench: Bench) -> list[str]:
-        """Return `bwrap … --bind ROOT / … COMMAND`."""
-        asked = Asked.of(self, request, "--namespaces", "--hostname", "--net", "--boottime")
-        if "mnt" not in asked.namespaces:
-            _unsupported(self, say("runtime.without", namespace="mnt"))
-        if "time" in asked.namespaces:
-            _unsupported(self, "--namespaces time")
-        words = [f"--unshare-{name}" for name in sorted(asked.namespaces - {"mnt"})]
-        if "--hostname" in asked.values:
-            words += ["--hostname", asked.values["--hostname"]]
-        words += ["--bind", request.root or str(bench.root), "/", "--proc", "/proc"]
-        words += ["--dev", "/dev", "--chdir", request.workdir or "/"]
-        for name, value in request.environment.items():
-            words += ["--setenv", name, value]
-        return ["bwrap", *words, *asked.rest, "--", *request.command]
-
-
-class Runc(Runtime):
-    """Runc, from the configuration that `runc spec` writes; its network is `lo` alone."""
-
-    TYPES: ClassVar = {"net": "network", "mnt": "mount"}
-    """What the OCI runtime specification calls a namespace, where it isn't as in /proc."""
-
-    def argv(self, request: Request, bench: Bench) -> list[str]:
-        """Write a bundle to the bench, and return `runc run` for it."""
-        asked = Asked.of(self, request, "--namespaces", "--hostname", "--net", "--boottime")
-        types = [self.TYPES.get(name, name) for name in sorted(asked.namespaces)]
-        for type_ in sorted(set(types) - self._types()):
-            _unsupported(self, f"--namespaces {type_}")
-        name = nonce("runc")
-        bundle = os.path.join(bench.scratch, name)
-        os.mkdir(bench.path(bundle))
-        subprocess.run(
-            ["runc", "spec", "--bundle", bench.path(bundle)], check=True, capture_output=True
-        )
-        file = Path(bench.path(bundle), "config.json")
-        config = json.loads(file.read_bytes())
-        config["root"] = {"path": request.root or str(bench.root), "readonly": False}
-        process = config["process"]
-        process |= {"terminal": False, "args": list(request.command)}
-        process["cwd"] = request.workdir or "/"
-        process["env"] += [f"{name}={value}" for name, value in request.environment.items()]
-        linux = config["linux"]
-        linux["namespaces"] = [{"type": type_} for type_ in types]
-        if "user" in types:
-            ids = {"containerID": 0, "hostID": 100000, "size": 65536}
-            linux |= {"uidMappings": [ids], "gidMappings": [ids]}
-        if "time" in types:
-            seconds = int(asked.values.get("--boottime", BOOTTIME))
-            linux["timeOffsets"] = {"boottime": {"secs": seconds}}
-        if "--hostname" in asked.values:
-            config["hostname"] = asked.values["--hostname"]
-        file.write_text(json.dumps(config), encoding="utf-8")
-        return ["runc", *asked.rest, "run", "--bundle", bundle, name]
-
-    def _types(self) -> set[str]:
-        """Return the namespaces that this version knows, as runc-features(8) lists them."""
-        told = subprocess.run(["runc", "features"], check=True, capture_output=True).stdout
-        return {*json.loads(told)["linux"]["namespaces"]}
-
-
-PEERS: Mapping[str, type[Runtime]] = {
-    "host": Host,
-    "chroot": Chroot,
-    "unshare": Unshare,
-    "bwrap": Bwrap,
-    "runc": Runc,
-}
-
-
 SPELLED = {"workdir": "--workdir", "options": "OPTIONS", "root": "ROOT"}
 """What a request has, as the contract's command line spells it."""
 
 
-def _unsupported(runtime: Runtime, what: str) -> NoReturn:
+def unsupported(runtime: Runtime, what: str) -> NoReturn:
+    """Raise Unsupported: the runtime takes no such thing."""
     raise Unsupported(say("runtime.refuses", runtime=runtime.name, what=what))
 
 
-def _refuse(runtime: Runtime, request: Request, *names: str) -> None:
+def refuse(runtime: Runtime, request: Request, *names: str) -> None:
+    """Raise Unsupported where a request has one of these, which the runtime can't be asked for."""
     for name in names:
         if getattr(request, name):
-            _unsupported(runtime, SPELLED[name])
-
-
-def runtime(command: str) -> Runtime:
-    """Return the runtime for `--runtime`: `@PEER`, or a command line.
-
-    Raises ValueError for a peer that nobody knows, Unsupported for one that is not installed.
-    """
-    if not command.startswith("@"):
-        return Runtime(command)
-    name = command[1:]
-    if name not in PEERS:
-        peers = ", ".join(f"@{peer}" for peer in PEERS)
-        raise ValueError(say("runtime.no_peer", peer=command, peers=peers))
-    if name != "host" and not shutil.which(name):
-        raise Unsupported(say("runtime.not_installed", program=name))
-    return PEERS[name](command)
+            unsupported(runtime, SPELLED[name])

@@ -23,6 +23,8 @@ PATIENCE = 15.0
 """Seconds that a runtime may take until its command runs, or has ended. `docker run` takes 0.4."""
 
 
+HOLD = 'read go; echo held; read wait <"$go"'
+"""What a command does that `Container.holding` holds."""
 USAGE = 2
 """The exit status for a command line that a runtime doesn't understand (CONTRACT)."""
 
@@ -78,6 +80,43 @@ class Container:
     def link(self, namespace: str) -> str:
         """Return which namespace the command is in."""
         return visitor.link(self.pid, namespace)
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """Have a command with HOLD in it wait for a writer that never comes, where it is told to.
+
+        Some runtimes carry stdin: killed, they close the command's, and a command that waits there
+        ends of itself, whatever its runtime cares for. Raises NotStarted.
+        """
+        assert self.process.stdin
+        name = nonce("wait")
+        folder, place = self._writable(name)
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.write(f"{place}\n".encode())
+                self.process.stdin.flush()
+            if not self.hears(b"held\n"):
+                raise NotStarted(say("runtime.not_held"))
+            yield
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
+            os.close(folder)
+
+    def _writable(self, name: str) -> tuple[int, str]:
+        """Make a FIFO inside; return the open folder that it is in, and its path there."""
+        for place in ("", "/tmp", "/run", "/dev/shm"):
+            try:
+                folder = os.open(f"/proc/{self.pid}/root{place}", os.O_PATH | os.O_DIRECTORY)
+            except OSError:
+                continue
+            try:
+                os.mkfifo(name, 0o644, dir_fd=folder)
+            except OSError:
+                os.close(folder)
+                continue
+            return folder, f"{place}/{name}"
+        raise NotStarted(say("runtime.no_place"))
 
     def ends(self, patience: float) -> bool:
         """Say whether the command ends within `patience` seconds."""

@@ -23,7 +23,7 @@ from rich.text import Text
 
 import checks
 from checks.model import Axis, Verdict, axes
-from checks.runtimes import PEERS
+from checks.peers import PEERS
 from labs import machine, privilege, progress, texts
 from labs.errors import CANNOT, FAILED, USAGE, Refused
 from labs.stages import BUILT, reference

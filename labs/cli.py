@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 from labs import stages, texts, usage
-from labs.errors import FAILED, USAGE, Refused
+from labs.errors import FAILED, SIGNALLED, USAGE, Refused
 
 app = usage.App(
     name="labrun",
@@ -184,6 +185,25 @@ def docs(
 
 
 @app.command()
+def vm(
+    action: Annotated[
+        Literal["up", "ssh", "run", "down", "reset", "image"],
+        typer.Argument(metavar="up|ssh|run|down|reset|image"),
+    ],
+    words: Annotated[list[str] | None, typer.Argument(metavar="COMMAND")] = None,
+    kernel: Annotated[
+        Literal["current", "oldest"] | None, typer.Option(metavar="current|oldest")
+    ] = None,
+    lang: Language = None,
+) -> None:
+    """Start a virtual machine that has everything, and use it."""
+    from labs import vm
+
+    texts.speak(lang)
+    sys.exit(vm.command(action, words or [], which=kernel))
+
+
+@app.command()
 def clean(
     yes: Annotated[bool, typer.Option("--yes")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run")] = False,
@@ -198,10 +218,17 @@ def clean(
 
 def main() -> NoReturn:
     """Run the command line; a refusal is one line on stderr, Ctrl-C is status 130."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    arrived = signal.SIGINT
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
         # Whoever asks us to end wants what Ctrl-C wants: everything undone, and then the end.
+        nonlocal arrived
+        arrived = signal.Signals(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, end)
     try:
         # Typer turns Ctrl-C into an exit status, which it returns here.
         status = app(standalone_mode=False) or 0
@@ -209,10 +236,10 @@ def main() -> NoReturn:
         print(f"labrun: {no}", file=sys.stderr)
         status = no.status
     except typer.Abort:
-        status = 130
+        status = SIGNALLED + signal.SIGINT
     except KeyboardInterrupt:
         print(file=sys.stderr)
-        status = 130
+        status = SIGNALLED + signal.SIGINT
     except BrokenPipeError:
         # Whoever read our output has gone: say nothing more, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -227,4 +254,4 @@ def main() -> NoReturn:
             raise
         usage.complain(error)
         status = getattr(error, "exit_code", USAGE)
-    sys.exit(status)
+    sys.exit(SIGNALLED + arrived if status == SIGNALLED + signal.SIGINT else status)

@@ -4,6 +4,8 @@ FAILED = 1
 USAGE = 2
 CANNOT = 3
 """The machine, not the student, is why something could not be done (CONTRACT: never a pass)."""
+SIGNALLED = 128
+"""An exit status from here on is 128 and a signal's number."""
 
 
 class Refused(Exception):

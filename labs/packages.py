@@ -25,19 +25,29 @@ class Package:
     name: str
     program: str
     why: str
+    newer: bool = False
+    """Whether only newer releases have it; in older ones its program is in another package."""
 
     def missing(self) -> bool:
         """Tell whether its program or path is not to be found, /usr/sbin included."""
         if self.program.startswith("/"):
             return not os.path.exists(self.program)
         path = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
-        return shutil.which(self.program, path=path) is None
+        if shutil.which(self.program, path=path):
+            return False
+        return not self.newer or available(self.name)
 
 
 PEERS = [
     Package("runc", "runc", "the peer @runc"),
+    Package("crun", "crun", "the peer @crun"),
     Package("bubblewrap", "bwrap", "the peer @bwrap"),
     Package("docker.io", "dockerd", "the peer @docker, and the article's docker export"),
+    # Since Debian 13 the client is a package of its own, which docker.io only recommends.
+    Package("docker-cli", "docker", "the client of @docker", newer=True),
+    Package("podman", "podman", "the peer @podman"),
+    # What makes Podman's network; iptables, which it runs, comes with docker.io.
+    Package("netavark", "/usr/lib/podman/netavark", "the network of @podman"),
 ]
 """The runtimes that the checks are calibrated on."""
 

@@ -1,9 +1,13 @@
 """Where labrun keeps things."""
 
 import os
+import shutil
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+
+MADE = (".git", ".venv", "__pycache__", ".*_cache", "/rootfs", "/site")
+"""What a copy of the checkout goes without: its history, and what was made in it."""
 
 
 def cache() -> Path:
@@ -27,3 +31,15 @@ def state(home: Path) -> Path:
     """
     chosen = os.environ.get("XDG_STATE_HOME", "")
     return (Path(chosen) if chosen.startswith("/") else home / ".local/state") / "labrun"
+
+
+def copy_checkout(target: Path) -> None:
+    """Copy the checkout to `target`, without what is MADE."""
+    anywhere = shutil.ignore_patterns(*(name for name in MADE if "/" not in name))
+    at_the_top = {name.removeprefix("/") for name in MADE if name.startswith("/")}
+
+    def made(folder: str, names: list[str]) -> set[str]:
+        top = at_the_top if Path(folder) == CHECKOUT else set()
+        return {*anywhere(folder, names), *(top & {*names})}
+
+    shutil.copytree(CHECKOUT, target, symlinks=True, ignore=made)

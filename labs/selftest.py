@@ -1,7 +1,6 @@
 """`labrun test`: the linters and the tests, in one command; with --all, every room of them."""
 
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -16,8 +15,9 @@ from xml.etree import ElementTree
 
 from labs import packages, tools
 from labs.errors import CANNOT, FAILED, USAGE, Refused
-from labs.paths import CHECKOUT, cache
+from labs.paths import CHECKOUT, cache, copy_checkout
 from labs.privilege import as_owner, environment, owns_checkout
+from labs.vm import image
 
 PYTHONS = ("3.11", "3.12", "3.13")
 """The versions that the tests must pass on: those of pyproject.toml's `requires-python` on."""
@@ -27,14 +27,14 @@ LINTERS: tuple[tuple[str, ...], ...] = (
     ("ruff", "format", "--check"),
     ("mypy", "--strict"),
     ("lint-imports",),
-    ("shellcheck", "labrun", ".ci/run"),
+    ("shellcheck", "labrun", ".ci/run", "labs/vm/provision.sh", "labs/vm/customize.sh"),
 )
 """What must have nothing to say; programs of the environment, started in the checkout."""
 
 PARALLEL = ("-n", "auto", "--dist", "loadgroup")
 """Tests that can't run beside each other share a mark: `@pytest.mark.xdist_group("machine")`."""
 
-CORE = ("-m", "not peers and not browser", *PARALLEL)
+CORE = ("-m", "not peers and not browser and not vm", *PARALLEL)
 
 
 @dataclass
@@ -186,6 +186,21 @@ def site(run: Run) -> None:
     pytest(run, "the site", ["-m", "browser", *PARALLEL])
 
 
+def machine(run: Run) -> None:
+    """Boot the student's machine, and do in it what students do; and read what describes it."""
+    say("labrun: the virtual machine")
+    tools.install("vm")
+    pytest(run, "the virtual machine", ["-m", "vm", "-n", "0"])
+
+
+def machine_packages() -> list[packages.Package]:
+    """Return what makes and runs the machine, and what reads the other descriptions of it."""
+    return [
+        *image.wanted(),
+        packages.Package("vagrant", "vagrant", "that the Vagrantfile is valid"),
+    ]
+
+
 # ---- other Pythons ------------------------------------------------------------------------------
 
 
@@ -272,14 +287,6 @@ STRANGER = 65533
 """A user id that no distribution gives to anybody: below `nobody`, above what adduser hands out."""
 
 
-def copy_checkout(target: Path) -> None:
-    """Copy the checkout, without its history and without what was made in it."""
-    made = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache")
-    shutil.copytree(CHECKOUT, target, symlinks=True, ignore=made)
-    for made_there in ("rootfs", "site"):
-        shutil.rmtree(target / made_there, ignore_errors=True)
-
-
 def ordinary(run: Run) -> None:
     """Run the core as an ordinary user, from a clone of that user's: set-up, tests and all.
 
@@ -325,10 +332,11 @@ ROOMS = (
     Room("the linters and the core tests", list, core),
     Room("the tests with peers", lambda: packages.PEERS, peers),
     Room("the site, built by both of its tools, in a browser", lambda: packages.BROWSER, site),
+    Room("the virtual machine, made and booted", machine_packages, machine),
     Room(f"the core tests on Python {', '.join(PYTHONS)}", python_packages, pythons),
     Room("the core tests as an ordinary user", list, ordinary),
 )
-"""What --all does, in order. A later room (a VM) is one more row."""
+"""What --all does, in order."""
 
 
 def prepare(*, yes: bool) -> None:

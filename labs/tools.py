@@ -11,6 +11,7 @@ GROUPS = {
     "dev": "the linters and the tests' tools",
     "docs": "what builds the site",
     "browser": "what tests the site in a browser",
+    "vm": "what speaks with QEMU",
 }
 """The groups of pyproject.toml that are locked in `requirements-GROUP.lock`, and what they are."""
 

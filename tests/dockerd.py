@@ -10,12 +10,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from checks.peers import dockerd as daemon
 
 START_SECONDS = 60.0
 # The daemon writes a key into /etc/docker, and containerd makes folders in /opt and /run: in its
@@ -27,12 +28,8 @@ mount -t overlay -o "lowerdir=/etc,upperdir=$1/etc/upper,workdir=$1/etc/work" et
 mount -t tmpfs run /run
 mount -t tmpfs opt /opt
 ip link set lo up
-driver=$2
-base=$1
-shift 2
-exec dockerd --data-root "$base/data" --exec-root "$base/exec" --pidfile "$base/dockerd.pid" \
-    --host "unix://$base/docker.sock" --storage-driver "$driver" --iptables=false \
-    --ip-masq=false "$@"
+shift
+exec "$@"
 """
 
 
@@ -74,7 +71,7 @@ def missing() -> str:
     """Return why there can be no daemon here, nothing if there can."""
     if os.geteuid() != 0:
         return "a Docker daemon needs root"
-    lacking = [name for name in ("dockerd", "docker", "containerd") if not shutil.which(name)]
+    lacking = daemon.missing()
     return f"not installed: {', '.join(lacking)}" if lacking else ""
 
 
@@ -113,19 +110,19 @@ class _NoStart(Exception):
 
 @contextlib.contextmanager
 def _running(base: Path, driver: str, options: tuple[str, ...]) -> Iterator[Docker]:
-    # The client that was packaged with the daemon: a newer one may refuse an older daemon.
-    beside = str(Path(shutil.which("dockerd") or "").resolve().parent)
-    with_docker = [beside, "/usr/bin", os.environ["PATH"]]
+    daemon.write_settings(base)
+    client = shutil.which("docker", path=daemon.client_path())
     environment = {
         **os.environ,
-        "PATH": ":".join(with_docker),
+        "PATH": f"{os.path.dirname(client or '')}:{daemon.path()}",
         "DOCKER_HOST": f"unix://{base}/docker.sock",
         "DOCKER_CONFIG": str(base / "client"),
     }
     environment.pop("DOCKER_CONTEXT", None)
     with (base / "log").open("wb") as log:
-        daemon = subprocess.Popen(
-            ["unshare", "-n", "-m", "sh", "-c", SCRIPT, "dockerd", str(base), driver, *options],
+        started = [*daemon.command(str(base), driver), *options]
+        process = subprocess.Popen(
+            ["unshare", "-n", "-m", "sh", "-c", SCRIPT, "dockerd", str(base), *started],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -133,34 +130,21 @@ def _running(base: Path, driver: str, options: tuple[str, ...]) -> Iterator[Dock
             start_new_session=True,
         )
     try:
-        _wait_until_it_answers(daemon, environment, base)
-        yield Docker(environment, base, daemon.pid)
+        if not daemon.answers(str(base), lambda: process.poll() is None, START_SECONDS):
+            raise _NoStart(daemon.last_words(base / "log"))
+        yield Docker(environment, base, process.pid)
     finally:
-        _stop(daemon, base)
+        _stop(process, base)
 
 
-def _wait_until_it_answers(
-    daemon: subprocess.Popen[bytes], environment: dict[str, str], base: Path
-) -> None:
-    until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until and daemon.poll() is None:
-        asked = subprocess.run(
-            ["docker", "version"], env=environment, capture_output=True, timeout=30
-        )
-        if asked.returncode == 0:
-            return
-        time.sleep(0.1)
-    raise _NoStart("\n".join((base / "log").read_text(errors="replace").splitlines()[-15:]))
-
-
-def _stop(daemon: subprocess.Popen[bytes], base: Path) -> None:
+def _stop(process: subprocess.Popen[bytes], base: Path) -> None:
     with contextlib.suppress(ProcessLookupError):
-        daemon.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
     try:
-        daemon.wait(30)
+        process.wait(30)
     except subprocess.TimeoutExpired:
-        daemon.kill()
-        daemon.wait()
+        process.kill()
+        process.wait()
     # A daemon that was killed leaves its containerd: that one is ours too, by its pid file.
     for pidfile in (base / "exec").glob("containerd/*.pid"):
         pid = int(pidfile.read_text())

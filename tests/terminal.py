@@ -16,11 +16,15 @@ PATIENCE = 60.0
 
 
 class Terminal:
-    """A terminal with labrun in it."""
+    """A terminal with labrun in it, or another command that leads there."""
+
+    patience = PATIENCE
 
     def __init__(
         self,
         *arguments: str,
+        command: str = LABRUN,
+        folder: Path | None = None,
         rows: int = 24,
         columns: int = 80,
         environment: Mapping[str, str] | None = None,
@@ -30,11 +34,12 @@ class Terminal:
         # Who runs the tests may have said how wide its own output is.
         ours = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
         self.child = pexpect.spawn(
-            LABRUN,
+            command,
             list(arguments),
+            cwd=folder,
             dimensions=(rows, columns),
             env={**ours, "TERM": "xterm-256color", "LANG": "C.UTF-8", **(environment or {})},
-            timeout=PATIENCE,
+            timeout=self.patience,
         )
 
     def text(self) -> str:
@@ -42,7 +47,7 @@ class Terminal:
 
     def see(self, pattern: str) -> str:
         """Wait until the screen shows the pattern, and return what it shows."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + self.patience
         while not re.search(pattern, self.text()):
             assert time.monotonic() < until, f"no {pattern!r} in\n{self.text()}"
             with contextlib.suppress(pexpect.TIMEOUT, pexpect.EOF):
@@ -57,7 +62,7 @@ class Terminal:
         """Wait for the end, and return the exit status as a shell has it."""
         with contextlib.suppress(pexpect.EOF):
             while True:
-                self.stream.feed(self.child.read_nonblocking(4096, timeout=PATIENCE))
+                self.stream.feed(self.child.read_nonblocking(4096, timeout=self.patience))
         self.child.close()
         status: int = self.child.exitstatus
         return status if self.child.signalstatus is None else 128 + int(self.child.signalstatus)

@@ -43,6 +43,8 @@ def observe(axis: str, trial: Trial) -> Finding:
     if look is None:
         return Finding(Verdict.UNKNOWN, (say("probe.none"),))
     try:
+        # Before anything is looked at: a daemon is a part of the host, not what a run left there.
+        trial.runtime.prepare(trial.bench)
         return look(trial)
     except (Unsupported, Hindered) as error:
         return Finding(Verdict.UNKNOWN, (str(error),))

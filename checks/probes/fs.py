@@ -1,10 +1,13 @@
 """Files: the root, the working directory, open descriptors, mounts, and the classic way out."""
 
 import errno
+import fcntl
 import os
+import stat
 from pathlib import Path
 
 from checks import kernel
+from checks.bench import tree
 from checks.canaries import nonce
 from checks.model import Finding
 from checks.mounts import Mount, parse
@@ -13,6 +16,9 @@ from checks.runtimes import Request, Unsupported
 from checks.trial import Container, Trial
 from checks.visitor import Hindered, walk_up
 from checks.words import say
+
+HIGH = 64
+"""Where a descriptor is in nobody's way."""
 
 
 def inode(path: str) -> tuple[int, int]:
@@ -43,6 +49,7 @@ def root(trial: Trial) -> Finding:
     with trial.started() as container:
         inside = inode(f"/proc/{container.pid}/root/")
         wanted = inode(bench.path(bench.root))
+        strays = _strange(trial, container.pid) if trial.runtime.copies_root else ["/"]
         paths = [canaries.file, "/" + "../" * 40 + canaries.file.lstrip("/")]
         reached = container.visit(lambda: [p for p in paths if reaches(p, canaries.secret)])
     # Also by a program of ROOT's own: a runtime may treat the shell better than other commands.
@@ -50,11 +57,40 @@ def root(trial: Trial) -> Finding:
         reached.append(canaries.file)
     if inside == wanted:
         where = say("fs.root_same", pid=container.pid, inside=named(inside))
+    elif not strays:
+        where = say("fs.root_copy", pid=container.pid, inside=named(inside))
     else:
         where = say("fs.root_other", pid=container.pid, inside=named(inside), wanted=named(wanted))
     if reached:
         return wall(False, where, say("fs.canary_read", path=reached[0]))
-    return wall(inside == wanted, where, say("fs.canary_shut", path=canaries.file))
+    isolated = inside == wanted or not strays
+    return wall(isolated, where, say("fs.canary_shut", path=canaries.file))
+
+
+def _strange(trial: Trial, pid: int) -> list[str]:
+    """Return which files of ROOT's are others in a container that has a copy of it.
+
+    What is mounted over, such as /proc and /etc/hosts, is the runtime's.
+    """
+    table = parse(os.fsdecode(Path(f"/proc/{pid}/mountinfo").read_bytes()))
+    covered = {mount.point for mount in table}
+    outside, inside = trial.bench.path(trial.bench.root), f"/proc/{pid}/root"
+    return [
+        f"/{name}"
+        for name in tree(outside)
+        if f"/{name}" not in covered
+        and _described(f"{outside}/{name}") != _described(f"{inside}/{name}")
+    ]
+
+
+def _described(path: str) -> tuple[int, ...]:
+    """Return a file's type and mode, owner and size; of what isn't there, nothing."""
+    try:
+        facts = os.lstat(path)
+    except OSError:
+        return ()
+    size = facts.st_size if stat.S_ISREG(facts.st_mode) else 0
+    return facts.st_mode, facts.st_uid, facts.st_gid, size
 
 
 @probe("fs.cwd")
@@ -99,8 +135,10 @@ def _way_up(directory: str) -> list[tuple[int, int]]:
 @probe("fs.fds")
 def fds(trial: Trial) -> Finding:
     """Nothing above descriptor 2 is inherited, and none is a way to a working directory."""
-    canary = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
-    os.set_inheritable(canary, True)
+    opened = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+    # Above what a runtime opens for itself: there it would not be hidden, but replaced.
+    canary = fcntl.fcntl(opened, fcntl.F_DUPFD, HIGH)
+    os.close(opened)
     try:
         with trial.started(pass_fds=(canary,)) as container:
             kept = _above_two(container)

@@ -96,7 +96,12 @@ def _network() -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
             for link in ip.get_links()
         ]
         names = {link["index"]: link["name"] for link in links}
-        addresses = [(names[row["index"]], row.get_attr("IFA_ADDRESS")) for row in ip.get_addr()]
+        # A device that came after the first answer isn't in it: the host's come and go.
+        addresses = [
+            (names[row["index"]], row.get_attr("IFA_ADDRESS"))
+            for row in ip.get_addr()
+            if row["index"] in names
+        ]
     return links, [(name, at) for name, at in addresses if not at.startswith("fe80:")]
 
 

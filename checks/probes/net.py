@@ -161,12 +161,15 @@ def interfaces() -> dict[str, Any]:
     from pyroute2 import IPRoute
 
     with IPRoute() as ip:
-        names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in ip.get_links()}
+        links = list(ip.get_links())
+        names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in links}
         return {
-            "up": [names[link["index"]] for link in ip.get_links() if link["flags"] & 1],
+            "up": [names[link["index"]] for link in links if link["flags"] & 1],
+            # A device that came after the first answer isn't in it: the host's come and go.
             "addresses": [
                 (names[row["index"]], row.get_attr("IFA_ADDRESS"))
                 for row in ip.get_addr(family=socket.AF_INET)
+                if row["index"] in names
             ],
             "defaults": [
                 (row.get_attr("RTA_GATEWAY") or "", names.get(row.get_attr("RTA_OIF"), ""))

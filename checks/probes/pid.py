@@ -9,7 +9,7 @@ from signal import SIGKILL
 from checks.bench import argv_of
 from checks.model import Finding
 from checks.probes import built, probe, same_namespace, wall
-from checks.trial import PATIENCE, Container, NotStarted, Trial, alive, bearers
+from checks.trial import HOLD, PATIENCE, NotStarted, Trial, alive, bearers
 from checks.visitor import link, status_fields
 from checks.words import say
 
@@ -108,9 +108,9 @@ def members(pid: int) -> list[int]:
     return sorted(found)
 
 
-FAMILY = "exec 3<&0; read go; read wait <&3 | read wait <&3"
-"""Two children, which wait in a builtin for the command's stdin to end, and have its arguments: so
-the host can tell them by these. No `&`: for that a shell opens /dev/null, and ROOT may lack it."""
+FAMILY = f'{HOLD} | read wait <"$go"'
+"""Two children, which wait in a builtin and have the command's arguments: so the host can tell them
+by these. No `&`: for that a shell opens /dev/null, and ROOT may lack it."""
 
 
 @probe("pid.reap")
@@ -118,9 +118,9 @@ def reap(trial: Trial) -> Finding:
     """Neither when pid 1 is killed, nor when the runtime is, does a process live on."""
     evidence = []
     for culprit in (init := say("pid.init"), say("pid.runtime")):
-        with trial.started(script=FAMILY) as container:
+        with trial.started(script=FAMILY) as container, container.holding():
             command = argv_of(Path(f"/proc/{container.pid}"))
-            everybody = _grown(container, command)
+            everybody = _grown(command)
             first = container.pid
             # Only in a pid namespace of the container's own is whoever is there the container's.
             foreign = trial.bench.link("pid"), link(os.getpid(), "pid")
@@ -135,12 +135,8 @@ def reap(trial: Trial) -> Finding:
     return wall(True, *evidence)
 
 
-def _grown(container: Container, command: list[str]) -> list[int]:
-    """Tell the command to have its children; return it and them. Raises NotStarted."""
-    assert container.process.stdin
-    with contextlib.suppress(BrokenPipeError):
-        container.process.stdin.write(b"go\n")
-        container.process.stdin.flush()
+def _grown(command: list[str]) -> list[int]:
+    """Wait until the command has its children; return it and them. Raises NotStarted."""
     until = time.monotonic() + PATIENCE
     while len(family := bearers(command)) < 3:
         if time.monotonic() > until:

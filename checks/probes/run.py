@@ -10,7 +10,7 @@ from checks.canaries import nonce
 from checks.model import Finding
 from checks.probes import probe, promise
 from checks.runtimes import Request, Unsupported
-from checks.trial import PATIENCE, NotStarted, Trial, status_of
+from checks.trial import HOLD, PATIENCE, NotStarted, Trial, status_of
 from checks.visitor import status_fields
 from checks.words import say
 
@@ -110,7 +110,8 @@ def signals(trial: Trial) -> Finding:
             evidence.append(say("run.insist_ended"))
         else:
             faults.append(say("run.insist_alive"))
-    with trial.started(script='trap "" TERM HUP INT; echo trapped') as container:
+    script = f'trap "" TERM HUP INT; echo trapped; {HOLD}'
+    with trial.started(script=script) as container, container.holding():
         container.hears(b"trapped")
         container.process.kill()
         if container.ends(5):

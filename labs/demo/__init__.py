@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from labs.demo.engine import Engine, Played
     from labs.demo.script import Demo, Step
 
-SIGNALLED = 128
-"""An exit status above is 128 and a signal's number."""
-
 
 def play(
     stage: str,
@@ -40,7 +37,7 @@ def play(
     from checks.bench import Bench, NoBench
     from labs import privilege, rootfs
     from labs.demo import engine, report, script
-    from labs.demo.stop import Stop, Stopped
+    from labs.demo.stop import Stop, told
 
     demo = script.load(stage)
     chosen = demo.choose(steps)
@@ -57,14 +54,13 @@ def play(
     try:
         # What comes in while the bench is made, or taken down, waits until that is done.
         with (
+            told(stage, say("demo.stopped")),
             Stop() as stop,
             Bench(place, machine=True) as bench,
             stop.let_through(),
         ):
             stand = engine.Engine(under_test, bench, demo)
             played = _perform(stand, demo, chosen, first, quiet=quiet, asks=asks)
-    except Stopped as told:
-        raise Refused(stage, say("demo.stopped"), status=SIGNALLED + told.number) from None
     except NoBench as error:
         raise Refused(stage, str(error), say("demo.no_bench"), status=CANNOT) from None
     if json_file:

@@ -11,8 +11,9 @@ from pathlib import Path
 from checks import kernel
 from checks.bench import Bench
 from checks.model import Finding, Verdict
+from checks.peers import runtime
 from checks.probes import observe
-from checks.runtimes import NAMESPACES, Request, Runtime, Unsupported, runtime
+from checks.runtimes import NAMESPACES, Request, Runtime, Unsupported
 from checks.trial import Ended, NotStarted, Trial
 from checks.visitor import Hindered
 from labs.demo import picture
@@ -127,6 +128,11 @@ class With(Runtime):
         """Take the runtime, and the options in the contract's spelling."""
         super().__init__(chosen.name)
         self.chosen, self.options = chosen, options
+        self.networks, self.copies_root = chosen.networks, chosen.copies_root
+
+    def prepare(self, bench: Bench) -> None:
+        """Have on the bench what the runtime needs."""
+        self.chosen.prepare(bench)
 
     def argv(self, request: Request, bench: Bench) -> list[str]:
         """Return the runtime's own command line. What the request asks for comes last, and wins."""

@@ -1,8 +1,11 @@
-"""How a demo is stopped: by Ctrl-C and its kin, in this process alone."""
+"""How what takes long is stopped: by Ctrl-C and its kin, in this process alone."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
+from labs.errors import SIGNALLED, Refused
 from labs.rootfs.interrupts import Interrupts
 
 
@@ -33,3 +36,12 @@ class Stop(Interrupts):
 
     def _told(self, number: int) -> BaseException:
         return Stopped(number)
+
+
+@contextmanager
+def told(what: str, sentence: str) -> Iterator[None]:
+    """Have Stopped end `what` with a sentence and the signal's status; Ctrl-C says itself."""
+    try:
+        yield
+    except Stopped as stopped:
+        raise Refused(what, sentence, status=SIGNALLED + stopped.number) from None

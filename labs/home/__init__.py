@@ -17,12 +17,10 @@ from rich.text import Text
 from labs import progress, texts
 from labs.demo.keys import ENTER, HELP, QUIT, Keys
 from labs.demo.screen import Screen
-from labs.errors import FAILED
+from labs.errors import FAILED, SIGNALLED
 from labs.home import page, route
 from labs.texts import say
 
-SIGNALLED = 128
-"""An exit status from here on is 128 and a signal's number."""
 PAGES = ("stage", "matrix")
 """How commands begin that lead through pages of their own, which the student leaves by a key."""
 MATRIX, EXERCISE, CHECK, DOCTOR, LANGUAGE = "m", "e", "c", "d", "l"

@@ -8,20 +8,15 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labs import texts
-from labs.errors import Refused
 from labs.texts import say
 
 if TYPE_CHECKING:
     from checks.model import Axis
     from labs.matrix.columns import Column
     from labs.matrix.measure import Results
-
-SIGNALLED = 128
-"""An exit status above is 128 and a signal's number."""
 
 
 def command(*, runtimes: Sequence[str], only: Sequence[str], json_file: str | None) -> int:
@@ -33,7 +28,8 @@ def command(*, runtimes: Sequence[str], only: Sequence[str], json_file: str | No
     from checks.model import axes
     from labs import check, privilege, rootfs
     from labs.demo.screen import Screen
-    from labs.matrix import browse, columns, grid
+    from labs.demo.stop import told
+    from labs.matrix import browse, columns, grid, measure
 
     chosen = check.chosen(only)
     asked = [axis for axis in axes().values() if axis in chosen]
@@ -47,7 +43,8 @@ def command(*, runtimes: Sequence[str], only: Sequence[str], json_file: str | No
     asks = screen is not None and screen.live and sys.stdin.isatty()
     # From the beginning: what is typed while it measures isn't echoed, and waits.
     with browse.keys() if asks else nullcontext() as keys:
-        results = _measured(compared, asked, place)
+        with told("matrix", say("matrix.stopped")):
+            results = measure.measure(compared, asked, place)
         if json_file:
             text = json.dumps(as_json(compared, asked, results), ensure_ascii=False, indent=1)
             check.write(json_file, f"{text}\n")
@@ -58,17 +55,6 @@ def command(*, runtimes: Sequence[str], only: Sequence[str], json_file: str | No
             else:
                 table.print()
     return 0
-
-
-def _measured(compared: "Sequence[Column]", asked: "Sequence[Axis]", place: Path) -> "Results":
-    """Measure; a signal that stops it is told of in this command's own words."""
-    from labs.demo.stop import Stopped
-    from labs.matrix import measure
-
-    try:
-        return measure.measure(compared, asked, place)
-    except Stopped as told:
-        raise Refused("matrix", say("matrix.stopped"), status=SIGNALLED + told.number) from None
 
 
 def as_json(

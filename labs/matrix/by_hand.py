@@ -11,14 +11,15 @@ from typing import Any
 
 from checks.bench import Bench
 from checks.model import Axis
-from checks.runtimes import Request, Runtime, Unsupported, namespaces, runtime
+from checks.peers import runtime
+from checks.runtimes import Request, Runtime, Unsupported, namespaces
 from labs.matrix.columns import HOST, Column
 from labs.stages import BUILT
 
 BARE = ("stage1", "@chroot")
 """Those that mount nothing: for them, /proc has to be mounted in ROOT first."""
-TAKES_FILES = "@runc"
-"""It is called with a folder of files, not with a command."""
+NEED_MORE = ("@runc", "@crun", "@docker", "@podman")
+"""Those that need more than a command: a folder of files, an image, a store of their own."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def _facts() -> dict[str, dict[str, Any]]:
 def by_hand(axis: Axis, column: Column, place: Path) -> ByHand:
     """Return how to see the axis with a column's runtime; `place` is shown as ROOT."""
     facts = _facts().get(axis.id)
-    if facts is None or column.name == TAKES_FILES:
+    if facts is None or column.name in NEED_MORE:
         return ByHand()
     process = str(os.getppid())
     host = facts["host"].format(process=process)

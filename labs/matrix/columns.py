@@ -2,11 +2,10 @@
 
 import re
 import shlex
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from checks.runtimes import PEERS
+from checks.peers import PEERS, missing
 from labs import check
 from labs.errors import USAGE, Refused
 from labs.stages import BUILT, reference
@@ -33,14 +32,14 @@ def compared(runtimes: Sequence[str]) -> tuple[list[Column], list[str]]:
     columns = [
         Column(HOST, f"@{HOST}"),
         *(Column(stage, shlex.quote(reference(stage))) for stage in BUILT),
-        *(Column(f"@{peer}", f"@{peer}") for peer in peers if shutil.which(peer)),
+        *(Column(f"@{peer}", f"@{peer}") for peer in peers if not missing(peer)),
     ]
     for column in own:
         if column.name in {other.name for other in columns}:
             taken = say("matrix.name_taken", name=column.name)
             raise Refused("--runtime", taken, say("matrix.name_it"), status=USAGE)
         columns.append(column)
-    return columns, [f"@{peer}" for peer in peers if not shutil.which(peer)]
+    return columns, [f"@{peer}" for peer in peers if missing(peer)]
 
 
 def _own(words: str) -> Column:

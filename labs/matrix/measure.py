@@ -14,8 +14,8 @@ from typing import NoReturn
 from checks import kernel
 from checks.bench import Bench, NoBench
 from checks.model import Axis, Finding, Verdict
+from checks.peers import runtime
 from checks.probes import observe, probes
-from checks.runtimes import runtime
 from checks.trial import Trial
 from checks.visitor import ENDINGS, signals_held
 from labs.demo.stop import Stop

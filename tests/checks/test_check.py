@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from xml.etree import ElementTree
@@ -213,3 +214,24 @@ def _clean_up_after(pid: int) -> None:
             return
         time.sleep(0.1)
     raise AssertionError("labrun clean does not remove what the killed run left")
+
+
+A_BENCH = """
+import os, sys
+from pathlib import Path
+from checks.bench import Bench
+with Bench(Path(sys.argv[1])) as bench:
+    folder = bench.scratch
+    assert os.path.isdir(bench.path(folder))
+assert not os.path.lexists(folder), folder
+"""
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_tmp_in_which_something_is_mounted_gets_no_folder_of_the_bench(
+    tmp_path: Path, rootfs: Path
+) -> None:
+    script = 'mount -t tmpfs below "$1" && shift && exec "$@"'
+    bench = [sys.executable, "-c", A_BENCH, str(rootfs)]
+    ended = run(["unshare", "--mount", "sh", "-c", script, "sh", str(tmp_path), *bench])
+    assert ended.returncode == 0, ended.stderr.decode()

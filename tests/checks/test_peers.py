@@ -1,28 +1,20 @@
 """What the checks say of programs that nobody here wrote is what those programs do."""
 
-import shutil
-import tomllib
+import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import checks
+from checks.bench import Bench
 from checks.model import Verdict
-from checks.probes import probes
-from checks.runtimes import PEERS
+from checks.peers import PEERS, missing, runtime
+from checks.probes import observe, probes
+from checks.trial import Trial
 from labs.paths import CHECKOUT
-from tests.running import check
+from tests.peers import FACTS, known, verdicts
+from tests.running import check, machine
 
-FACTS: dict[str, Any] = tomllib.loads(
-    Path(checks.__file__).with_name("peers.toml").read_text(encoding="utf-8")
-)
-INSTALLED_FOR_THIS = {"bwrap", "runc"}
-
-
-def verdicts(peer: str) -> dict[str, str]:
-    """Return what is written down of a peer, by axis."""
-    return {axis: verdict for verdict, listed in FACTS[peer]["verdicts"].items() for axis in listed}
+INSTALLED_FOR_THIS = {"bwrap", "runc", "crun", "docker", "podman"}
 
 
 @pytest.mark.usefixtures("as_root", "rootfs")
@@ -34,11 +26,51 @@ def verdicts(peer: str) -> dict[str, str]:
     ],
 )
 def test_a_peer_is_judged_as_it_behaves(peer: str) -> None:
-    assert peer == "host" or shutil.which(peer), f"{peer} is not installed"
+    assert not missing(peer), f"not installed: {missing(peer)}"
     status, report = check(f"@{peer}", "--only", ",".join(probes()))
     found = {row["id"]: row["verdict"] for row in report["checks"]}
-    assert found == verdicts(peer), [r for r in report["checks"] if r["result"] != "pass"]
+    assert found == known(peer, found), [r for r in report["checks"] if r["result"] != "pass"]
     assert status == 1
+
+
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize(
+    "peer",
+    [pytest.param(peer, marks=pytest.mark.peers) for peer in ("runc", "crun", "docker", "podman")],
+)
+def test_what_a_peer_starts_and_makes_goes_with_its_bench(peer: str, rootfs: Path) -> None:
+    before = machine()
+    judged = runtime(f"@{peer}")
+    with Bench(rootfs) as bench:
+        judged.prepare(bench)
+        with Trial(judged, bench).started() as container:
+            # The control: the runtime and its container are there, and are the bench's.
+            assert container.pid in bench.processes()
+            # Whoever watches over the container is left alive when its runtime is killed.
+            container.process.kill()
+            there = bench.processes()
+            scratch = bench.scratch
+        groups = [Path(group) for group in bench.groups()]
+    assert not [pid for pid in there if scratch in _arguments(pid)]
+    assert not [group for group in groups if group.exists()]
+    assert not os.path.lexists(scratch)
+    assert machine() == before
+
+
+def _arguments(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize(
+    "peer", [pytest.param(peer, marks=pytest.mark.peers) for peer in ("docker", "podman")]
+)
+def test_an_engine_is_not_tried_on_the_machine_itself(peer: str, rootfs: Path) -> None:
+    with Bench(rootfs, machine=True) as bench:
+        assert observe("net.devices", Trial(runtime(f"@{peer}"), bench)).verdict is Verdict.UNKNOWN
 
 
 @pytest.mark.parametrize("peer", FACTS)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from labs import paths, starters
+from labs.paths import copy_checkout
 from labs.privilege import environment
-from labs.selftest import copy_checkout
 from tests.docs.pages import names, page
 
 ANY_STATUS = ("./labrun doctor",)

@@ -16,6 +16,7 @@ from rich.cells import cell_len
 import checks
 from checks.model import Axis, Finding, Verdict, axes
 from checks.probes import probes
+from labs import privilege
 from labs.errors import CANNOT, USAGE
 from labs.matrix import by_hand, columns, measure
 from labs.stages import BUILT
@@ -157,7 +158,7 @@ def test_a_peer_is_in_the_matrix_as_the_checks_know_it(
 ) -> None:
     report, _ = measured
     text = Path(checks.__file__).with_name("peers.toml").read_text(encoding="utf-8")
-    for peer in ("chroot", "unshare", "bwrap", "runc"):
+    for peer in ("chroot", "unshare", "bwrap", "runc", "crun", "docker", "podman"):
         known = tomllib.loads(text)[peer]["verdicts"]
         found = verdicts(report, f"@{peer}")
         assert {axis for axis in found if found[axis] == "isolated"} == {
@@ -198,7 +199,7 @@ def test_what_cannot_be_asked_is_refused_in_a_line(arguments: Sequence[str], rea
 
 def test_an_ordinary_user_is_told_what_it_needs() -> None:
     user = ordinary_user()
-    if user is None and run(["sudo", "-n", "true"]).returncode == 0:
+    if user is None and privilege.can_sudo():
         pytest.skip("cannot: this user becomes root by sudo")
     ended = matrix("--only", UNPROBED, "--lang", "en", user=user)
     assert ended.returncode == CANNOT
@@ -206,10 +207,12 @@ def test_an_ordinary_user_is_told_what_it_needs() -> None:
 
 
 def test_what_is_not_installed_has_no_column(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: None if name == "runc" else f"/bin/{name}")
+    monkeypatch.setattr(
+        "shutil.which", lambda name, path="": None if name == "crun" else f"/bin/{name}"
+    )
     compared, missing = columns.compared([])
-    assert missing == ["@runc"]
-    assert "@runc" not in [column.name for column in compared]
+    assert missing == ["@crun"]
+    assert "@crun" not in [column.name for column in compared]
     assert "@chroot" in [column.name for column in compared]
 
 

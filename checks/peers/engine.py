@@ -1,0 +1,45 @@
+"""What Docker and Podman, the container engines, have in common: options, and what they need."""
+
+import os
+
+from checks import kernel
+from checks.bench import Bench
+from checks.peers.oci import hide_unified
+from checks.runtimes import Asked, Request, Runtime, Unsupported, unsupported
+from checks.words import say
+
+SHARED = {"pid": "--pid", "ipc": "--ipc", "uts": "--uts", "net": "--network"}
+"""The options by which a container has a namespace of the host's."""
+SECURITY = "/sys/kernel/security"
+
+
+def make_room(runtime: Runtime, bench: Bench) -> None:
+    """Make the bench a place where an engine changes nothing of the machine's.
+
+    Raises Unsupported on the machine itself: an engine makes a bridge there, and firewall rules.
+    """
+    if bench.machine:
+        raise Unsupported(say("runtime.bench_only", runtime=runtime.name))
+    hide_unified(bench)
+    # An engine that finds AppArmor here loads its profile, which stays in the machine's kernel.
+    if os.path.isdir(SECURITY) and os.listdir(bench.path(SECURITY)):
+        bench.see(lambda: kernel.mount("hidden", SECURITY, "tmpfs", data="size=4k"))
+
+
+def options(runtime: Runtime, asked: Asked, request: Request) -> list[str]:
+    """Return the options for what is asked, spelled as both engines do. Raises Unsupported."""
+    if "mnt" not in asked.namespaces:
+        unsupported(runtime, say("runtime.without", namespace="mnt"))
+    if "time" in asked.namespaces:
+        unsupported(runtime, "--namespaces time")
+    words = ["--rm", "--interactive"]
+    for name, option in SHARED.items():
+        words += [] if name in asked.namespaces else [option, "host"]
+    words += ["--cgroupns", "private" if "cgroup" in asked.namespaces else "host"]
+    words += ["--network", "none"] if asked.values.get("--net") == "none" else []
+    for option in ("--hostname", "--ip"):
+        words += [option, asked.values[option]] if option in asked.values else []
+    words += ["--workdir", request.workdir] if request.workdir else []
+    for name, value in request.environment.items():
+        words += ["--env", f"{name}={value}"]
+    return words
