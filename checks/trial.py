@@ -19,8 +19,11 @@ from checks.words import say
 
 T = TypeVar("T")
 
-PATIENCE = 15.0
-"""Seconds that a runtime may take until its command runs, or has ended. `docker run` takes 0.4."""
+PATIENCE = 60.0
+"""Seconds that a runtime may take until its command runs, or has ended.
+
+`docker run` takes 0.4; on an emulated processor with others at work, twenty.
+"""
 
 
 HOLD = 'read go; echo held; read wait <"$go"'

@@ -4,7 +4,7 @@ import os
 
 from checks import kernel
 from checks.bench import Bench
-from checks.peers.oci import hide_unified
+from checks.peers.oci import hide_unified, with_cgroup
 from checks.runtimes import Asked, Request, Runtime, Unsupported, unsupported
 from checks.words import say
 
@@ -35,7 +35,8 @@ def options(runtime: Runtime, asked: Asked, request: Request) -> list[str]:
     words = ["--rm", "--interactive"]
     for name, option in SHARED.items():
         words += [] if name in asked.namespaces else [option, "host"]
-    words += ["--cgroupns", "private" if "cgroup" in asked.namespaces else "host"]
+    cgroup = "cgroup" in with_cgroup(asked.namespaces)
+    words += ["--cgroupns", "private" if cgroup else "host"]
     words += ["--network", "none"] if asked.values.get("--net") == "none" else []
     for option in ("--hostname", "--ip"):
         words += [option, asked.values[option]] if option in asked.values else []

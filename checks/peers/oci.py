@@ -6,6 +6,7 @@ See the OCI runtime specification, bundle.md and config.md.
 import json
 import os
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +29,17 @@ def hide_unified(bench: Bench) -> None:
     """
     if os.path.exists(bench.path(f"{UNIFIED}/cgroup.controllers")):
         bench.see(lambda: kernel.mount("hidden", UNIFIED, "tmpfs", data="size=4k"))
+
+
+def with_cgroup(namespaces: Collection[str]) -> Collection[str]:
+    """Return the namespaces, with that of cgroups wherever there is cgroup v2 alone.
+
+    Without one a container's /sys/fs/cgroup is mounted in the machine's cgroup namespace. There its
+    options become those of the whole hierarchy (kernel, cgroup_reconfigure): `nsdelegate` and
+    `memory_recursiveprot` would be gone from the machine.
+    """
+    alone = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+    return {*namespaces, "cgroup"} if alone else namespaces
 
 
 class Oci(Runtime):
@@ -70,7 +82,7 @@ class Oci(Runtime):
         self, config: dict[str, Any], asked: Asked, request: Request, bench: Bench
     ) -> None:
         """Write what is asked for into the configuration that the runtime proposes."""
-        types = [TYPES.get(name, name) for name in sorted(asked.namespaces)]
+        types = [TYPES.get(name, name) for name in sorted(with_cgroup(asked.namespaces))]
         for type_ in sorted(set(types) - self._types()):
             unsupported(self, f"--namespaces {type_}")
         config["root"] = {"path": request.root or str(bench.root), "readonly": False}

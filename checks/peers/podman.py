@@ -77,7 +77,8 @@ class Podman(Runtime):
             "env",
             f"CONTAINERS_CONF={self._home}/containers.conf",
             f"CONTAINERS_STORAGE_CONF={self._home}/storage.conf",
-            *("podman", "run", *words, *asked.rest),
+            # Its own limit on processes asks for a controller that the bench's group may not have.
+            *("podman", "run", "--pids-limit=-1", *words, *asked.rest),
             *("--rootfs", request.root or str(bench.root), *request.command),
         ]
 

@@ -102,7 +102,8 @@ def _work(
     """Keep two workers a processor at work, for they mostly wait, until all is measured."""
     at_once = 2 * len(os.sched_getaffinity(0))
     while True:
-        open_ = [worker for worker in workers if len(worker.cells) < len(asked)]
+        # The columns on the right, the engines', take the longest: they begin first.
+        open_ = [worker for worker in reversed(workers) if len(worker.cells) < len(asked)]
         busy = [worker for worker in workers if worker.pid]
         for worker in [w for w in open_ if not w.pid][: max(at_once - len(busy), 0)]:
             _start(worker, asked, place)
