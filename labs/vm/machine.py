@@ -90,6 +90,7 @@ class Machine:
         """Know its folder. With `ours`, the machine dies with this process."""
         self.folder = folder
         self.ours = ours
+        self._process: subprocess.Popen[bytes] | None = None
 
     # ---- what is there --------------------------------------------------------------------------
 
@@ -173,6 +174,7 @@ class Machine:
             process.kill()
             process.wait()
             raise
+        self._process = process
         self._set_clock()
 
     def saved_by_this_qemu(self) -> bool:
@@ -286,6 +288,9 @@ class Machine:
             os.kill(pid, signal.SIGTERM)
             while self._lives(pid):
                 time.sleep(0.05)
+        if self._process:
+            self._process.wait()
+            self._process = None
 
     def forget(self) -> None:
         """Remove the machine's disk, and what else was made for it; it must not run."""
