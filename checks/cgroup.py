@@ -102,13 +102,29 @@ def _inherit_cpuset(directory: Path) -> None:
             (directory / file).write_text(parent.read_text(encoding="ascii"), encoding="ascii")
 
 
+def _giver(directory: Path) -> Path:
+    """Return the nearest group, from this one upwards, below which the limits can be set.
+
+    On v2 a group with processes, as a login's is, gives no controllers to groups below it: see
+    cgroups(7), "no internal processes". On v1 every group has its hierarchy's.
+    """
+    for above in (directory, *directory.parents):
+        try:
+            given = (above / "cgroup.subtree_control").read_text(encoding="ascii").split()
+        except OSError:
+            break
+        if {"memory", "pids"} <= {*given}:
+            return above
+    return directory
+
+
 @contextlib.contextmanager
 def outer_group(page: Page) -> Iterator[Group]:
     """Make the outer group, as far as this machine lets us, and remove it at the end."""
     name = nonce("labrun-bench")
     made: list[Path] = []
     try:
-        for parent in own_directories():
+        for parent in map(_giver, own_directories()):
             with contextlib.suppress(OSError):
                 page.add("cgroup", parent / name)
                 (parent / name).mkdir()
