@@ -286,7 +286,7 @@ def _lock(file: Path) -> Iterator[None]:
             except BlockingIOError:
                 if not left:
                     raise Locked from None
-                time.sleep(PAUSE)
+                time.sleep(PAUSE)  # a wait in flock(2) itself could not be given up
             except OSError:
                 # A file system without locks: then without.
                 break

@@ -202,7 +202,7 @@ def _answer(gateway: str) -> Callable[[], str]:
 def own_address(trial: Trial) -> Finding:
     """The container has lo up, an address that nobody else has, and a gateway that answers."""
     # The visitor's own imports would be looked for in the container.
-    import pyroute2  # noqa: F401
+    import pyroute2  # noqa: F401  # only loaded here
 
     with trial.started() as container, trial.started() as other:
         shared, evidence = same_namespace(trial, container.pid, "net")

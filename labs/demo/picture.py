@@ -89,7 +89,7 @@ def look(bench: Bench, container: Container) -> Networks:
     """Return both networks, as rtnetlink(7) reports them just now."""
     # Before the visits, each of which would load it.
     with visitor.signals_held():
-        import pyroute2  # noqa: F401
+        import pyroute2  # noqa: F401  # only loaded here
 
     return Networks(
         read(bench.link("net"), *bench.see_network(reported)),

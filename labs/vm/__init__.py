@@ -79,7 +79,7 @@ def _up(machine: Machine, which: str | None) -> int:
 
 
 def _reset(machine: Machine, which: str | None) -> int:
-    """Go back to the first moment: in a second where it was saved and fits, else by a new start."""
+    """Go back to the first moment: at once where it was saved and fits, else by a new start."""
     state = machine.state()
     fits = (
         state

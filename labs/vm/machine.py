@@ -270,11 +270,12 @@ class Machine:
         if not state:
             return
         self._hang_up()
+        # It may end by itself just now, and then nobody answers.
         with contextlib.suppress(OSError):
             self._execute("system_powerdown")
             until = time.monotonic() + FAREWELL
             while self._lives(state.pid) and time.monotonic() < until:
-                time.sleep(0.1)
+                time.sleep(0.1)  # it need not be our child: nobody tells us of its end
         self.unplug()
 
     def unplug(self) -> None:
@@ -287,7 +288,7 @@ class Machine:
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.kill(pid, signal.SIGTERM)
             while self._lives(pid):
-                time.sleep(0.05)
+                time.sleep(0.05)  # as in stop()
         if self._process:
             self._process.wait()
             self._process = None

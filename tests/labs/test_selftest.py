@@ -203,3 +203,9 @@ def test_in_the_background_tests_can_still_be_interrupted(
     selftest.command(["x"], everything=False, yes=False)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("group", tools.GROUPS)
+def test_an_environment_that_is_made_anew_forgets_what_was_installed_in_it(group: str) -> None:
+    launcher = (CHECKOUT / "labrun").read_text(encoding="utf-8")
+    assert f'"$1/.labrun/installed-{group}"' in launcher

@@ -49,7 +49,7 @@ def run(command: Sequence[str], rootfs: Path, environment: Mapping[str, str]) ->
         if any(path.is_relative_to(place) for place in COVERED):
             raise OSError(errno.EBUSY, say("docs.covered"), str(path))
     # Only loaded, before the fork: afterwards the child would look for it on the lab host.
-    import pyroute2  # noqa: F401
+    import pyroute2  # noqa: F401  # only loaded here
 
     outer = os.fork()
     if outer == 0:
