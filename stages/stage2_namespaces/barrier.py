@@ -61,6 +61,10 @@ class Waiting:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         """End the child where the parent's part has failed."""
-        if kind:
-            linux.kill(self.child, SIGKILL)
-            linux.waitid(self.child, linux.WEXITED)
+        if not kind:
+            return
+        linux.kill(self.child, SIGKILL)
+        ended = linux.waitid(self.child, linux.WEXITED)
+        # A child that failed first has said why, and what failed here only followed from its end.
+        if ended and ended.si_code == os.CLD_EXITED:
+            raise SystemExit(ended.si_status)
