@@ -14,10 +14,12 @@ class Barrier:
     def __init__(self) -> None:
         """Make the pipe, before there is a child."""
         self.reader, self.writer = linux.pipe2(linux.O_CLOEXEC)
+        self.is_open = False
 
     def open(self, message: str) -> None:
         """In the parent: let the child go on, and tell it what it has to know."""
         linux.write(self.writer, message.encode() + b"\n")
+        self.is_open = True
 
     def wait(self) -> str:
         """In the child: wait for the message; a runtime that dies instead takes this process along.
@@ -50,11 +52,11 @@ class Barrier:
 
 
 class Waiting:
-    """A child that has not become COMMAND yet: where the parent fails, it never will."""
+    """A child, at the barrier or behind it: where the parent fails, it ends."""
 
-    def __init__(self, child: int) -> None:
+    def __init__(self, child: int, barrier: Barrier) -> None:
         """Take charge of the process `child`."""
-        self.child = child
+        self.child, self.barrier = child, barrier
 
     def __enter__(self) -> None:
         """Begin the parent's part."""
@@ -63,8 +65,14 @@ class Waiting:
         """End the child where the parent's part has failed."""
         if not kind:
             return
-        linux.kill(self.child, SIGKILL)
-        ended = linux.waitid(self.child, linux.WEXITED)
-        # A child that failed first has said why, and what failed here only followed from its end.
-        if ended and ended.si_code == os.CLD_EXITED:
+        try:
+            ended = linux.waitid(self.child, linux.WEXITED | linux.WNOHANG)
+        except ChildProcessError:
+            return  # it was waited for already, and its number may be another's by now
+        if not ended:
+            linux.kill(self.child, SIGKILL)
+            ended = linux.waitid(self.child, linux.WEXITED)
+        # At the barrier a child ends only where it fails. It has said why, and what failed here
+        # only followed from that. Behind it, the end may be the command's.
+        if ended and ended.si_code == os.CLD_EXITED and not self.barrier.is_open:
             raise SystemExit(ended.si_status)

@@ -32,7 +32,7 @@ def run(container: Isolated) -> int:
     child = fork_into(container.namespaces)
     if child == 0:
         contain(container, signals, barrier)
-    with Waiting(child):
+    with Waiting(child, barrier):
         if "user" in container.namespaces:
             map_ids(child)
         with Cable(child, container) as cable:

@@ -25,6 +25,7 @@ from labs.doctor.attempt import Outcome, attempt, unshare
 from labs.doctor.facts import Facts
 from labs.doctor.row import Finding, State, words
 from labs.errors import CANNOT
+from tests.labs.rootfs.bench import until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOCTOR = (sys.executable, "-c", "from labs.cli import main; main()", "doctor")
@@ -171,10 +172,7 @@ def test_nothing_is_left_behind_when_it_is_killed() -> None:
         doctor.kill()
         doctor.wait()
     # What it had tried in processes of its own ends with it, as soon as they have their turn.
-    until = time.monotonic() + 30
-    while world() != before and time.monotonic() < until:
-        time.sleep(0.05)
-    assert world() == before
+    until(lambda: world() == before)
 
 
 def test_an_ordinary_user_is_told_to_come_back_as_root() -> None:

@@ -558,3 +558,20 @@ def test_apparmors_restriction_is_named_where_it_bites(monkeypatch: pytest.Monke
     assert name.replace("/", ".") in explain.explain(error, container)
     monkeypatch.setattr(explain, "sysctl", lambda asked: "")
     assert name.replace("/", ".") not in explain.explain(error, container)
+
+
+def test_a_runtime_that_fails_when_the_command_has_ended_does_not_pass_its_status_on(
+    stage2: str, rootfs: Path
+) -> None:
+    # Behind the word to the child come sigwaitinfo() and, once that has ended, waitid().
+    calls = calls_before_the_command(stage2, *QUIET, str(rootfs), "/bin/true")
+    said_last = max(int(call.partition(":")[2]) for call in calls if call.startswith("parent:"))
+    line = ["run", *QUIET, str(rootfs), "/bin/sh", "-c", "exit 3"]
+    ended = run(faulty("stage2", f"parent:{said_last + 2}", *line))
+    assert (ended.returncode, said(ended).startswith("stage2: waitid(")) == (125, True)
+
+
+def test_a_cable_that_can_t_be_removed_is_what_the_runtime_says(stage2: str, rootfs: Path) -> None:
+    # The command's process is gone by then: its number may be another's, and is let alone.
+    ended = run(faulty("stage2", "RTM_DELLINK", "run", str(rootfs), "/bin/true"))
+    assert (ended.returncode, said(ended).startswith("stage2: RTM_DELLINK(")) == (125, True)
