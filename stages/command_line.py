@@ -52,6 +52,10 @@ class Container:
         if self.workdir and not self.workdir.startswith("/"):
             raise ValueError(f"--workdir {self.workdir}: not an absolute path: say it from /")
 
+    def why(self, error: OSError) -> str:
+        """Return why a call of a later stage's own failed, and the remedy; "" for all others."""
+        return ""
+
 
 def with_changes(environment: dict[bytes, bytes], changes: Sequence[str]) -> dict[bytes, bytes]:
     """Return the environment with each `K=V` set; a `K` alone stays what it is, as Docker has it.
@@ -145,10 +149,22 @@ def serve(
     except (OSError, ValueError) as error:
         note(str(error))
         return FAILED
+    occupy_closed_streams()
     try:
         return run(container)
     except OSError as error:
         failed(error, container)
+
+
+def occupy_closed_streams() -> None:
+    """Let no descriptor of the runtime's own become 0, 1 or 2, where the caller has closed one.
+
+    The kernel gives the lowest number that is free, and the command keeps these three.
+    """
+    # What Python opens is closed by execve(2): the command finds closed what its caller has closed.
+    while (fd := os.memfd_create("closed")) <= 2:
+        continue
+    os.close(fd)
 
 
 def failed(error: OSError, container: Container) -> NoReturn:

@@ -63,6 +63,8 @@ USUAL = ("/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin")
 
 def explain(error: OSError, container: Container) -> str:
     """Return the cause of a failed call and what to do about it, or "" where we know no more."""
+    if why := container.why(error):
+        return why
     call = str(error.filename).partition("(")[0]
     if call == "chdir" and f'"{container.root}"' in str(error.filename) and not container.workdir:
         call = "chroot"  # a later stage steps into ROOT before it makes it the root

@@ -26,9 +26,10 @@ PR_SET_PDEATHSIG = 1
 CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP = 0x80, 0x20000, 0x2000000
 CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER = 0x4000000, 0x8000000, 0x10000000
 CLONE_NEWPID, CLONE_NEWNET = 0x20000000, 0x40000000
+CLONE_INTO_CGROUP = 0x200000000
 
 # mount(2)
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC, MS_PRIVATE, MS_STRICTATIME = 0x1000, 0x4000, 0x40000, 0x1000000
 
 # mount_setattr(2)
@@ -43,11 +44,15 @@ O_RDONLY, O_WRONLY, O_RDWR, O_CREAT = os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_
 O_PATH, O_DIRECTORY, O_NOFOLLOW = os.O_PATH, os.O_DIRECTORY, os.O_NOFOLLOW
 O_CLOEXEC = os.O_CLOEXEC
 
+# openat2(2)
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 1, 2, 4, 8
+RESOLVE_IN_ROOT = 16
+
 # inode(7)
 S_IFCHR = 0o020000
 
 # flock(2)
-LOCK_EX = 2
+LOCK_SH, LOCK_EX, LOCK_NB, LOCK_UN = 1, 2, 4, 8
 
 # socket(2), netlink(7)
 AF_NETLINK, SOCK_RAW, SOCK_CLOEXEC, NETLINK_ROUTE = 16, 3, 0o2000000, 0
@@ -100,10 +105,15 @@ _pivot_root = _declare("pivot_root", ctypes.c_char_p, ctypes.c_char_p)
 _sethostname = _declare("sethostname", ctypes.c_char_p, ctypes.c_size_t)
 _flock = _declare("flock", ctypes.c_int, ctypes.c_int)
 _socket = _declare("socket", ctypes.c_int, ctypes.c_int, ctypes.c_int)
+_syncfs = _declare("syncfs", ctypes.c_int)
+_name_to_handle_at = _declare(
+    "name_to_handle_at",
+    *(ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int), ctypes.c_int),
+)
 
-# libc has no clone3, and mount_setattr only since glibc 2.36. Newer calls have the same number on
-# every machine that labrun runs on.
-_SYS_clone3, _SYS_mount_setattr = 435, 442
+# libc has no clone3 and no openat2, and mount_setattr only since glibc 2.36. Newer calls have the
+# same number on every machine that labrun runs on.
+_SYS_clone3, _SYS_openat2, _SYS_mount_setattr = 435, 437, 442
 
 watch: Callable[[str, object], None] | None = None
 """Called with a call's words and PENDING before it is made, then with its result or OSError."""
@@ -194,6 +204,14 @@ def getppid() -> int:
     return int(_call(os.getppid, "getppid()"))
 
 
+def setpgid(pid: int, pgid: int) -> None:
+    """Move the process `pid`, ourselves or a child, into the process group `pgid`.
+
+    See setpgid(2).
+    """
+    _call(os.setpgid, f"setpgid({pid}, {pgid})", pid, pgid)
+
+
 def execve(path: str, arguments: Sequence[str], environment: Mapping[bytes, bytes]) -> NoReturn:
     """Become the program `path`; return only by raising OSError.
 
@@ -267,19 +285,26 @@ def sigwaitinfo(signals: Iterable[int]) -> tuple[int, int]:
     return int(info.si_signo), int(info.si_code)
 
 
-def clone3(flags: int) -> int:
+def clone3(flags: int, cgroup: int | None = None) -> int:
     """Fork a child into the new namespaces that the CLONE_NEW… `flags` name.
 
-    Returns the child's pid in the parent, 0 in the child. See clone(2), namespaces(7).
+    `cgroup` is the open directory of a control group (v2) that the child is born in; it takes
+    Linux 5.7. Returns the child's pid in the parent, 0 in the child. See clone(2), namespaces(7).
     """
-    words = f"clone3({_ored(flags, 'CLONE_')}, exit_signal SIGCHLD)"
-    return int(_call(_clone3, words, flags))
+    if cgroup is not None:
+        flags |= CLONE_INTO_CGROUP
+    words = f"clone3({_ored(flags, 'CLONE_')}, exit_signal SIGCHLD"
+    words += ")" if cgroup is None else f", cgroup {cgroup})"
+    return int(_call(_clone3, words, flags, cgroup))
 
 
-def _clone3(flags: int) -> int:
+def _clone3(flags: int, cgroup: int | None) -> int:
     # struct clone_args, first version: flags, pidfd, child_tid, parent_tid, exit_signal, and the
-    # stack, its size and the TLS, which 0 leaves as fork(2) does.
-    arguments = (ctypes.c_uint64 * 8)(flags, 0, 0, 0, SIGCHLD, 0, 0, 0)
+    # stack, its size and the TLS, which 0 leaves as fork(2) does. The third version goes on with
+    # set_tid, its size, and the cgroup; a kernel without that knows a shorter struct only.
+    first = (flags, 0, 0, 0, SIGCHLD, 0, 0, 0)
+    values = first if cgroup is None else (*first, 0, 0, cgroup)
+    arguments = (ctypes.c_uint64 * len(values))(*values)
     size = ctypes.c_size_t(ctypes.sizeof(arguments))
     # Python is to be told of a fork that it doesn't make itself.
     ctypes.pythonapi.PyOS_BeforeFork()
@@ -403,6 +428,22 @@ def mkdir(path: StrPath, mode: int) -> None:
     _call(os.mkdir, f"mkdir({_quoted(path)}, 0{mode:o})", path, mode)
 
 
+def unlink(path: StrPath) -> None:
+    """Remove a name of a file.
+
+    See unlink(2).
+    """
+    _call(os.unlink, f"unlink({_quoted(path)})", path)
+
+
+def rmdir(path: StrPath) -> None:
+    """Remove an empty directory; a control group is one when it has no process and no group.
+
+    See rmdir(2), cgroups(7).
+    """
+    _call(os.rmdir, f"rmdir({_quoted(path)})", path)
+
+
 def symlink(target: str, linkpath: StrPath) -> None:
     """Make the link `linkpath`, which leads to `target`.
 
@@ -411,13 +452,36 @@ def symlink(target: str, linkpath: StrPath) -> None:
     _call(os.symlink, f"symlink({_quoted(target)}, {_quoted(linkpath)})", target, linkpath)
 
 
-def mknod(path: StrPath, mode: int, major: int, minor: int) -> None:
-    """Make a device node.
+def mknod(path: StrPath, mode: int, major: int, minor: int, dirfd: int | None = None) -> None:
+    """Make a device node or a FIFO; `path` begins at the directory `dirfd`, where that is given.
 
     See mknod(2).
     """
     words = f"mknod({_quoted(path)}, 0{mode:o}, makedev({major}, {minor}))"
-    _call(os.mknod, words, path, mode, os.makedev(major, minor))
+    device = os.makedev(major, minor)
+    _call(lambda: os.mknod(path, mode, device, dir_fd=dirfd), words)
+
+
+def setxattr(path: StrPath | int, name: str, value: bytes, flags: int = 0) -> None:
+    """Set an extended attribute of a file, itself where it is a link; or of an open one.
+
+    See setxattr(2), xattr(7).
+    """
+    opened = isinstance(path, int)
+    file = str(path) if isinstance(path, int) else _quoted(path)
+    words = f"setxattr({file}, {_quoted(name)}, {len(value)} bytes, {flags})"
+    _call(lambda: os.setxattr(path, name, value, flags, follow_symlinks=opened), words)
+
+
+def removexattr(path: StrPath | int, name: str) -> None:
+    """Remove an extended attribute of a file, itself where it is a link; or of an open one.
+
+    See removexattr(2).
+    """
+    opened = isinstance(path, int)
+    file = str(path) if isinstance(path, int) else _quoted(path)
+    words = f"removexattr({file}, {_quoted(name)})"
+    _call(lambda: os.removexattr(path, name, follow_symlinks=opened), words)
 
 
 def umask(mask: int) -> int:
@@ -428,12 +492,95 @@ def umask(mask: int) -> int:
     return int(_call(os.umask, f"umask(0{mask:o})", mask))
 
 
+def getxattr(path: StrPath, name: str) -> bytes | None:
+    """Return an extended attribute of a file, itself where it is a link; None where it has none.
+
+    See getxattr(2), xattr(7).
+    """
+    words = f"getxattr({_quoted(path)}, {_quoted(name)})"
+    try:
+        return bytes(_call(lambda: os.getxattr(path, name, follow_symlinks=False), words))
+    except OSError as error:
+        # A file system that has no attributes at all has not this one either.
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return None
+        raise
+
+
+def name_to_handle_at(path: StrPath) -> bytes:
+    """Return what the file system itself calls a file, whatever names it has.
+
+    See name_to_handle_at(2).
+    """
+    return bytes(_call(_handle, f"name_to_handle_at({_quoted(path)})", os.fsencode(path)))
+
+
+def _handle(path: bytes) -> bytes:
+    # struct file_handle: the size of f_handle, its type, then at most MAX_HANDLE_SZ bytes of it.
+    handle = ctypes.create_string_buffer(8 + 128)
+    ctypes.c_uint.from_buffer(handle).value = 128
+    _name_to_handle_at(AT_FDCWD, path, handle, ctypes.byref(ctypes.c_int()), 0)
+    return handle.raw[8 : 8 + ctypes.c_uint.from_buffer(handle).value]
+
+
+def rename(old: StrPath, new: StrPath) -> None:
+    """Give a file or a directory another name, at once; a file or an empty directory makes way.
+
+    See rename(2).
+    """
+    _call(os.rename, f"rename({_quoted(old)}, {_quoted(new)})", old, new)
+
+
+def syncfs(path: StrPath) -> None:
+    """Wait until all that was written to the file system that holds `path` is on its disk.
+
+    See syncfs(2).
+    """
+    fd = open_file(path, O_RDONLY | O_CLOEXEC)
+    try:
+        _call(_syncfs, f"syncfs({_quoted(path)})", fd)
+    finally:
+        os.close(fd)
+
+
+def fsync(path: StrPath) -> None:
+    """Wait until a file, or the names that a directory holds, are on the disk.
+
+    See fsync(2).
+    """
+    fd = open_file(path, O_RDONLY | O_CLOEXEC)
+    try:
+        _call(os.fsync, f"fsync({_quoted(path)})", fd)
+    finally:
+        os.close(fd)
+
+
 def open_file(path: StrPath, flags: int, mode: int = 0) -> int:
     """Open a file; return its descriptor.
 
     See open(2).
     """
     return int(_call(os.open, f"open({_quoted(path)}, {_ored(flags, 'O_')})", path, flags, mode))
+
+
+def openat2(dirfd: int, path: StrPath, flags: int, resolve: int) -> int:
+    """Open a file below the directory `dirfd`, on a way that `resolve` bounds: Linux 5.6.
+
+    The kernel holds that bound while it walks, whatever others rename meanwhile. Returns a
+    descriptor. See openat2(2).
+    """
+    words = f"openat2({dirfd}, {_quoted(path)}, {_ored(flags, 'O_')}, {_ored(resolve, 'RESOLVE_')})"
+    return int(_call(_openat2, words, dirfd, os.fsencode(path), flags, resolve))
+
+
+def _openat2(dirfd: int, path: bytes, flags: int, resolve: int) -> int:
+    # struct open_how: flags, mode, resolve.
+    how = (ctypes.c_uint64 * 3)(flags, 0, resolve)
+    number, size = ctypes.c_long(_SYS_openat2), ctypes.c_size_t(ctypes.sizeof(how))
+    fd = _libc.syscall(number, ctypes.c_int(dirfd), path, ctypes.byref(how), size)
+    if fd == -1:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return int(fd)
 
 
 def write_file(path: StrPath, text: str) -> None:
@@ -474,11 +621,13 @@ def write(fd: int, data: bytes) -> int:
 
 
 def flock(fd: int, operation: int) -> None:
-    """Lock an open file: until it is closed, or its process ends.
+    """Lock an open file, LOCK_SH with others or LOCK_EX alone; or LOCK_UN, give the lock back.
+
+    Without that it ends when the last descriptor is closed, also those of forked children.
 
     See flock(2).
     """
-    _call(_flock, f"flock({fd}, LOCK_EX)", fd, operation)
+    _call(_flock, f"flock({fd}, {_ored(operation, 'LOCK_')})", fd, operation)
 
 
 def socket(domain: int, type: int, protocol: int) -> int:
@@ -496,6 +645,14 @@ def netlink(fd: int, words: str, exchange: Callable[[int, bytes], Any], message:
     See netlink(7), rtnetlink(7).
     """
     return _call(exchange, words, fd, message)
+
+
+def request(words: str, exchange: Callable[..., Any], *arguments: object) -> Any:
+    """Ask a service, over a socket of its own, and return its answer; `words` say what is asked.
+
+    See unix(7).
+    """
+    return _call(exchange, words, *arguments)
 
 
 def caller_environment() -> dict[bytes, bytes]:

@@ -24,11 +24,13 @@ NLA_F_NESTED = 0x8000
 # rtnetlink(7)
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_GETADDR, RTM_NEWROUTE, RTM_GETROUTE = 20, 22, 24, 26
+RTM_NEWQDISC = 36
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MASTER, IFLA_LINKINFO, IFLA_IFALIAS = 1, 3, 10, 18, 20
 IFLA_GROUP, IFLA_NET_NS_FD = 27, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_DST, RTA_OIF, RTA_GATEWAY = 1, 4, 5
+TCA_KIND, TCA_OPTIONS, TC_H_ROOT = 1, 2, 0xFFFFFFFF
 RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST = 254, 3, 0, 1
 IFF_UP = 1
 
@@ -36,6 +38,7 @@ HEADER = Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, por
 IFINFO = Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
 IFADDR = Struct("=BBBBI")  # struct ifaddrmsg: family, prefix length, flags, scope, index
 RTMSG = Struct("=BBBBBBBBI")  # struct rtmsg: family, dst_len, src_len, tos, table, protocol, …
+TCMSG = Struct("=BxxxiIII")  # struct tcmsg: family, link's index, handle, parent, info
 ATTRIBUTE = Struct("=HH")  # struct rtattr: length, type
 
 
@@ -94,6 +97,13 @@ class Netlink:
         """Delete a link, and with one end of a veth pair the other. ENODEV where there is none."""
         body = IFINFO.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, string(name))
         self.ask(f'RTM_DELLINK("{name}")', RTM_DELLINK, 0, body)
+
+    def set_queue(self, name: str, kind: str, options: bytes, words: str) -> None:
+        """Give a link a queueing discipline of that kind for all that leaves it. See tc(8)."""
+        body = TCMSG.pack(0, self.get_link(name)[0], 0, TC_H_ROOT, 0)
+        body += attribute(TCA_KIND, string(kind)) + options
+        flags = NLM_F_CREATE | NLM_F_EXCL
+        self.ask(f'RTM_NEWQDISC("{name}", {kind}, {words})', RTM_NEWQDISC, flags, body)
 
     def add_address(self, link: str, address: str, length: int) -> None:
         """Give a link an address in a network whose prefix has that length."""

@@ -21,16 +21,17 @@ FLAGS = {
 }
 
 
-def fork_into(namespaces: Collection[str]) -> int:
+def fork_into(namespaces: Collection[str], cgroup: int | None = None) -> int:
     """Fork a child that is the first process of the new namespaces; return its pid, 0 in it.
 
+    `cgroup` is the directory of a control group that it is born in, as a later stage wants it.
     Raises OSError: EPERM without CAP_SYS_ADMIN, but for a user namespace. See namespaces(7).
     """
     # All in one call: the kernel makes the user namespace first, and it owns the others.
     flags = 0
     for kind in namespaces:
         flags |= FLAGS.get(kind, 0)
-    return linux.clone3(flags)
+    return linux.clone3(flags, cgroup)
 
 
 def shift_boottime(seconds: int) -> None:
