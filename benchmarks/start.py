@@ -19,7 +19,8 @@ from labs.stages import reference
 from tests import dockerd
 
 COMMAND = "/bin/true"
-
+LIMITS = {"--memory": "64m", "--cpus": "0.5", "--cpu-shares": "512", "--pids-limit": "64"}
+"""What stage 3 is asked for, and `runc run` in its own words."""
 
 DOCKER = "docker run"
 
@@ -29,20 +30,26 @@ def contenders(root: Path, docker: bool = False) -> Iterator[dict[str, list[str]
     """Give the command line of each contender that is installed.
 
     `runc spec` proposes the five namespaces that stage 2 has by default, without a network in them:
-    its like is `--net none`. That of a bridged container is `docker run`, with a daemon of our own.
+    its like is `--net none`; with limits in its bundle it is that of stage 3 with the same. That of
+    a bridged container is `docker run`, with a daemon of our own.
     """
     with tempfile.TemporaryDirectory() as bundle, ExitStack() as stack:
+        limits = [word for option in LIMITS.items() for word in option]
+        stage3 = [reference("stage3"), "run", "--net", "none"]
         stage2 = [reference("stage2"), "run"]
         lines = {
             "stage2 --net none": [*stage2, "--net", "none", str(root), COMMAND],
             "stage2 bridged": [*stage2, str(root), COMMAND],
+            "stage3 --net none": [*stage3, *limits, str(root), COMMAND],
             "stage1": [reference("stage1"), "run", str(root), COMMAND],
             "chroot": ["chroot", str(root), COMMAND],
             "bwrap": ["bwrap", "--bind", str(root), "/", "--chdir", "/", COMMAND],
         }
         if shutil.which("runc"):
-            _bundle(Path(bundle), root)
-            lines["runc run"] = ["runc", "run", "--bundle", bundle, f"labrun-{os.getpid()}"]
+            for name, limited in (("runc run", False), ("runc run, limits", True)):
+                folder = Path(bundle, "limited" if limited else "plain")
+                _bundle(folder, root, limited=limited)
+                lines[name] = ["runc", "run", "--bundle", str(folder), f"{name[:4]}-{os.getpid()}"]
         if docker and not dockerd.missing():
             daemon = stack.enter_context(dockerd.started(bridged=True))
             daemon.load_rootfs(root)
@@ -52,12 +59,19 @@ def contenders(root: Path, docker: bool = False) -> Iterator[dict[str, list[str]
         yield {name: line for name, line in lines.items() if shutil.which(line[0])}
 
 
-def _bundle(folder: Path, root: Path) -> None:
-    """Write the bundle that `runc spec` proposes, with our root and command."""
+def _bundle(folder: Path, root: Path, *, limited: bool) -> None:
+    """Write the bundle that `runc spec` proposes, with our root and command, and LIMITS or none."""
+    folder.mkdir()
     subprocess.run(["runc", "spec", "--bundle", folder], check=True)
     config = json.loads((folder / "config.json").read_bytes())
     config["root"] = {"path": str(root), "readonly": True}
     config["process"] |= {"terminal": False, "args": [COMMAND]}
+    if limited:
+        config["linux"]["resources"] |= {
+            "memory": {"limit": 64 << 20, "swap": 128 << 20},
+            "cpu": {"period": 100_000, "quota": 50_000, "shares": 512},
+            "pids": {"limit": 64},
+        }
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 

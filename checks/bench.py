@@ -1,9 +1,10 @@
 """The bench: a throw-away host on which a runtime is tried, so that its mistakes harm nothing.
 
 A process of the judge's becomes pid 1 of outer namespaces: mounts (propagation shared, as systemd
-has it), network (with links and routes of its own), uts, ipc and pid, in an outer cgroup with
-limits. The judge stays outside and looks in. When the judge lets go, or dies, the kernel kills
-pid 1, with it every process on the bench, and takes all the rest away with the last of them.
+has it), network (with links and routes of its own), uts, ipc, pid and cgroup, in an outer cgroup
+with limits, which on the bench is the top of the tree. The judge stays outside and looks in. When
+the judge lets go, or dies, the kernel kills pid 1, with it every process on the bench, and takes
+all the rest away with the last of them.
 
 A demo runs on the machine itself: there only the mounts are the bench's own.
 """
@@ -26,11 +27,12 @@ from typing import IO, Any, NoReturn, Self, TypeVar
 
 from checks import cgroup, kernel, ledger, mounts, visitor
 from checks.canaries import Canaries, nonce, plant
+from checks.cgroup import Control, Group
 from checks.words import say
 
 T = TypeVar("T")
 
-OUTER = ("mnt", "net", "uts", "ipc", "pid")
+OUTER = ("mnt", "net", "uts", "ipc", "pid", "cgroup")
 """The namespaces that a bench has of its own."""
 OVERLAID = ("/tmp", "/var/tmp", "/var/lib", "/etc", "/root", "/home", "/opt", "/srv")
 """Folders that programs write to: what a runtime leaves there must be seen, and must go."""
@@ -66,6 +68,7 @@ class Bench:
             self._group = stack.enter_context(cgroup.outer_group(page))
             scratch = ""
             if self.machine:
+                self._group.give()
                 scratch = os.path.join(tempfile.gettempdir(), nonce("labrun"))
                 page.add("folder", Path(scratch))
                 os.mkdir(scratch, 0o755)
@@ -101,7 +104,7 @@ class Bench:
                 try:
                     os.close(held)
                     os.close(report)
-                    _be_bench(self, scratch, hold, answer)
+                    _be_bench(self, self._group, scratch, hold, answer)
                 finally:
                     # Whatever went wrong, this process must never go on as a second judge.
                     os._exit(1)
@@ -164,10 +167,17 @@ class Bench:
         """Return the cgroups that were made below the bench's own."""
         return self._group.below()
 
-    @property
-    def group(self) -> str:
-        """Return the cgroup of the bench, from the top of its hierarchy; "" where that differs."""
-        return self._group.path
+    def beneath(self, name: str) -> str:
+        """Return the path of a group `name` below the bench's, as it is called on the bench.
+
+        "" where no one path leads below the bench's group in every hierarchy.
+        """
+        above = self._group.path if self.machine else "/"
+        return os.path.join(above, name) if above else ""
+
+    def control(self, pid: int, controller: str) -> Control:
+        """Return the cgroups that hold a process under a controller; raise Hindered without it."""
+        return self._group.control(pid, controller)
 
     def files(self) -> list[str]:
         """Return what has been written to the bench's common folders, /run and /dev/shm.
@@ -299,11 +309,14 @@ def argv_of(process: Path) -> list[str]:
     return [os.fsdecode(word) for word in (process / "cmdline").read_bytes().split(b"\0")[:-1]]
 
 
-def _be_bench(bench: Bench, scratch: str, hold: int, answer: int) -> NoReturn:
+def _be_bench(bench: Bench, group: Group, scratch: str, hold: int, answer: int) -> NoReturn:
     """Be the bench: leave the machine's namespaces, plant the canaries, and wait."""
     try:
         kernel.die_with_parent()
-        kernel.unshare(sum(kernel.NAMESPACES[name] for name in bench.outer))
+        if "cgroup" in bench.outer:
+            group.found()
+        others = [name for name in bench.outer if name != "cgroup"]
+        kernel.unshare(sum(kernel.NAMESPACES[name] for name in others))
         if "pid" in bench.outer and (child := os.fork()):
             os.close(hold)
             os.close(answer)
@@ -354,6 +367,7 @@ def _furnish(root: Path) -> str:
     kernel.mount("tmpfs", "/dev/shm", "tmpfs", flags, "mode=1777,size=64m")
     if os.path.isdir("/dev/mqueue"):
         kernel.mount("mqueue", "/dev/mqueue", "mqueue", flags)
+    cgroup.remount()
     # Under another name first: overlayfs stacks only two deep, and ROOT may lie below /tmp.
     lower = f"{UPPERS}/ROOT"
     os.makedirs(lower)

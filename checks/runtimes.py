@@ -31,8 +31,19 @@ class Request:
 
 NAMESPACES = ("pid", "net", "mnt", "ipc", "uts")
 """The namespaces that are new from stage 2 on, without a word about it (CONTRACT)."""
-VALUED = ("--namespaces", "--hostname", "--net", "--ip", "--boottime")
-"""The options of stage 2, as the contract spells them; each has a value."""
+LIMITS = (
+    "--memory",
+    "--memory-swap",
+    "--cpus",
+    "--cpuset-cpus",
+    "--cpu-shares",
+    "--pids-limit",
+    "--device-read-bps",
+    "--device-write-bps",
+)
+"""The options of stage 3 that Docker has, too, and spells alike."""
+VALUED = ("--namespaces", "--hostname", "--net", "--ip", "--boottime", *LIMITS, "--net-rate")
+"""The options of stages 2 and 3, as the contract spells them; each has a value."""
 BOOTTIME = "86400"
 """Seconds that are added to the boot-time clock where nothing else is asked for (CONTRACT)."""
 
@@ -80,6 +91,8 @@ class Runtime:
     """The values of --net that it can be asked for."""
     copies_root: bool = False
     """Whether what it runs has a copy of ROOT, as an image is, in place of ROOT itself."""
+    has_daemon: bool = False
+    """Whether `prepare` starts a daemon, which takes longer than most probes."""
 
     def __init__(self, command: str) -> None:
         """Take the runtime's command, as a shell would split it."""

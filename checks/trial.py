@@ -28,6 +28,8 @@ PATIENCE = 60.0
 
 HOLD = 'read go; echo held; read wait <"$go"'
 """What a command does that `Container.holding` holds."""
+Watch = Callable[[subprocess.Popen[bytes], Sequence[str]], None]
+"""What looks on while a runtime starts a command, given the command's arguments."""
 USAGE = 2
 """The exit status for a command line that a runtime doesn't understand (CONTRACT)."""
 
@@ -172,23 +174,31 @@ class Trial:
         pass_fds: Sequence[int] = (),
         workdir: str = "",
         options: Sequence[str] = (),
+        line: str = "",
+        watch: Watch | None = None,
     ) -> Iterator[Container]:
         """Start a shell that says so, runs `script` and waits, and find it among the processes.
 
-        Raises NotStarted with what the runtime said, NoSuchOption where it knows no such option.
+        `line` is another line for the shell, which says so, and waits, in a child that it forks.
+        `watch` is called with the runtime and the command's arguments as soon as the runtime runs.
+        Raises NotStarted with what the runtime said,
+        NoSuchOption where it knows no such option.
         """
         name = nonce("command")
         # The shell waits in a builtin: no other program need be in ROOT, and it is never replaced.
-        command = ["/bin/sh", "-c", f'echo "$0"; {script or ":"}; read wait', name]
+        usual = f'echo "$0"; {script or ":"}; read wait'
+        command = ["/bin/sh", "-c", line or usual, name]
         request = Request(command, workdir=workdir, options=options)
         pipe = subprocess.PIPE
         process = self.popen(request, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=pass_fds)
         try:
             assert process.stdout
             heard = bytearray()
+            if watch:
+                watch(process, command)
             if not _hear(process.stdout, name.encode() + b"\n", PATIENCE, heard):
                 raise _why_not(process, options)
-            container = Container(find(command), process, heard)
+            container = Container(find(command, forked=bool(line)), process, heard)
             yield container
             # The command first: then a runtime ends in order, and takes down what it made.
             _kill(container.pid)
@@ -284,9 +294,20 @@ def bearers(argv: Sequence[str]) -> list[int]:
     return sorted(found)
 
 
-def find(argv: Sequence[str]) -> int:
-    """Return the pid of the one process with exactly these arguments. Raises NotStarted."""
+def _parent(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(visitor.status_fields(pid)["PPid"])
+    return 0
+
+
+def find(argv: Sequence[str], *, forked: bool = False) -> int:
+    """Return the pid of the one process with exactly these arguments. Raises NotStarted.
+
+    What a shell has `forked` bears them, too, but has such a process for a parent.
+    """
     found = bearers(argv)
+    if forked:
+        found = [pid for pid in found if _parent(pid) not in found]
     if not found:
         raise NotStarted(say("runtime.no_process"))
     if len(found) > 1:

@@ -8,11 +8,14 @@ from checks import kernel
 from checks.bench import Bench
 from checks.canaries import nonce
 from checks.peers import dockerd, engine
-from checks.runtimes import Asked, Request, Runtime, Unsupported, unsupported
+from checks.runtimes import LIMITS, Asked, Request, Runtime, Unsupported, unsupported
 from checks.words import say
 
-START = 60.0
-"""Seconds that the daemon may take to start. It takes one."""
+START = 300.0
+"""Seconds that the daemon may take to start.
+
+It takes one; under emulation, with others, minutes.
+"""
 STORE = "size=512m,mode=711"
 """Where the daemon keeps its data: in memory, for an overlay can't be stacked on the bench's."""
 
@@ -21,6 +24,7 @@ class Docker(Runtime):
     """`docker run`, with a daemon on the bench: started once, and gone with the bench."""
 
     copies_root = True
+    has_daemon = True
 
     def __init__(self, command: str) -> None:
         """Take the peer's name; the daemon is started where it is tried."""
@@ -43,8 +47,7 @@ class Docker(Runtime):
         log = Path(bench.path(base), "log")
         with log.open("wb") as file:
             daemon = bench.popen(
-                # To runc a path without a slash in front begins at its own group: at the bench's.
-                [*dockerd.command(base), "--cgroup-parent=.", "--log-driver=none"],
+                [*dockerd.command(base), "--cgroup-parent=/", "--log-driver=none"],
                 environment={"PATH": dockerd.path()},
                 stdout=file,
                 stderr=file,
@@ -56,7 +59,7 @@ class Docker(Runtime):
 
     def argv(self, request: Request, bench: Bench) -> list[str]:
         """Return `docker run IMAGE COMMAND`."""
-        asked = Asked.of(self, request, "--namespaces", "--hostname", "--net")
+        asked = Asked.of(self, request, "--namespaces", "--hostname", "--net", *LIMITS)
         if "user" in asked.namespaces:
             # It is the daemon's option, for all of its containers (--userns-remap).
             unsupported(self, "--namespaces user")

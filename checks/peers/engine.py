@@ -5,7 +5,7 @@ import os
 from checks import kernel
 from checks.bench import Bench
 from checks.peers.oci import hide_unified, with_cgroup
-from checks.runtimes import Asked, Request, Runtime, Unsupported, unsupported
+from checks.runtimes import LIMITS, Asked, Request, Runtime, Unsupported, unsupported
 from checks.words import say
 
 SHARED = {"pid": "--pid", "ipc": "--ipc", "uts": "--uts", "net": "--network"}
@@ -38,7 +38,7 @@ def options(runtime: Runtime, asked: Asked, request: Request) -> list[str]:
     cgroup = "cgroup" in with_cgroup(asked.namespaces)
     words += ["--cgroupns", "private" if cgroup else "host"]
     words += ["--network", "none"] if asked.values.get("--net") == "none" else []
-    for option in ("--hostname", "--ip"):
+    for option in ("--hostname", "--ip", *LIMITS):
         words += [option, asked.values[option]] if option in asked.values else []
     words += ["--workdir", request.workdir] if request.workdir else []
     for name, value in request.environment.items():

@@ -6,14 +6,14 @@ See the OCI runtime specification, bundle.md and config.md.
 import json
 import os
 import subprocess
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from checks import kernel
 from checks.bench import Bench
 from checks.canaries import nonce
-from checks.runtimes import BOOTTIME, Asked, Request, Runtime, unsupported
+from checks.runtimes import BOOTTIME, LIMITS, Asked, Request, Runtime, unsupported
 
 TYPES = {"net": "network", "mnt": "mount"}
 """What the specification calls a namespace, where it isn't as in /proc."""
@@ -28,18 +28,66 @@ def hide_unified(bench: Bench) -> None:
     crun refuses to run beside a controller (get_cgroup_mode).
     """
     if os.path.exists(bench.path(f"{UNIFIED}/cgroup.controllers")):
-        bench.see(lambda: kernel.mount("hidden", UNIFIED, "tmpfs", data="size=4k"))
+        # In LEGACY layout, too, crun writes its pids below this path: to a file, here.
+        bench.see(lambda: kernel.mount("hidden", UNIFIED, "tmpfs", data="size=1m"))
 
 
 def with_cgroup(namespaces: Collection[str]) -> Collection[str]:
     """Return the namespaces, with that of cgroups wherever there is cgroup v2 alone.
 
-    Without one a container's /sys/fs/cgroup is mounted in the machine's cgroup namespace. There its
-    options become those of the whole hierarchy (kernel, cgroup_reconfigure): `nsdelegate` and
-    `memory_recursiveprot` would be gone from the machine.
+    Without one a container's /sys/fs/cgroup is mounted in its caller's cgroup namespace. In the
+    machine's own its options become those of the whole hierarchy (kernel, cgroup_reconfigure):
+    `nsdelegate` and `memory_recursiveprot` would be gone from the machine.
     """
     alone = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
     return {*namespaces, "cgroup"} if alone else namespaces
+
+
+PERIOD = 100_000
+"""Microseconds in which a quota of CPU time may be used: the kernel's own choice, and Docker's."""
+
+
+def resources(values: Mapping[str, str], bench: Bench) -> dict[str, Any]:
+    """Return what the options that limit are in a configuration: see config-linux.md, cgroups."""
+    asked: dict[str, dict[str, Any]] = {}
+
+    def put(table: str, key: str, value: object) -> None:
+        asked.setdefault(table, {})[key] = value
+
+    for option, value in values.items():
+        match option:
+            case "--memory":
+                put("memory", "limit", size(value))
+            case "--memory-swap":
+                put("memory", "swap", size(value))
+            case "--cpus":
+                put("cpu", "quota", int(float(value) * PERIOD))
+                put("cpu", "period", PERIOD)
+            case "--cpuset-cpus":
+                put("cpu", "cpus", value)
+            case "--cpu-shares":
+                put("cpu", "shares", int(value))
+            case "--pids-limit":
+                put("pids", "limit", int(value))
+            case "--device-read-bps":
+                put("blockIO", "throttleReadBpsDevice", [_throttled(value, bench)])
+            case "--device-write-bps":
+                put("blockIO", "throttleWriteBpsDevice", [_throttled(value, bench)])
+    return asked
+
+
+def size(text: str) -> int:
+    """Return the bytes of a size as Docker writes it, such as `32m`."""
+    units = "bkmg"
+    digits = text.lower().rstrip(units)
+    unit = text.lower()[len(digits) :][:1] or "b"
+    return int(digits) << 10 * units.index(unit)
+
+
+def _throttled(value: str, bench: Bench) -> dict[str, int]:
+    device, _, rate = value.rpartition(":")
+    number = os.stat(bench.path(device)).st_rdev
+    return {"major": os.major(number), "minor": os.minor(number), "rate": size(rate)}
 
 
 class Oci(Runtime):
@@ -56,7 +104,9 @@ class Oci(Runtime):
 
     def argv(self, request: Request, bench: Bench) -> list[str]:
         """Write a bundle to the bench, and return `PROGRAM run` for it."""
-        asked = Asked.of(self, request, "--namespaces", "--hostname", "--net", "--boottime")
+        asked = Asked.of(
+            self, request, "--namespaces", "--hostname", "--net", "--boottime", *LIMITS
+        )
         self.prepare(bench)
         name = nonce(self.program)
         bundle = os.path.join(bench.scratch, name)
@@ -98,6 +148,7 @@ class Oci(Runtime):
         if "time" in types:
             seconds = int(asked.values.get("--boottime", BOOTTIME))
             linux["timeOffsets"] = {"boottime": {"secs": seconds}}
+        linux["resources"] |= resources(asked.values, bench)
         if "--hostname" in asked.values:
             config["hostname"] = asked.values["--hostname"]
         elif "uts" not in types:
@@ -128,12 +179,12 @@ class Crun(Oci):
     listed = frozenset({"cgroup", "ipc", "mount", "network", "pid", "user", "uts"})
 
     def place(self, linux: dict[str, Any], bench: Bench, name: str) -> list[str]:
-        """Put the container below the bench's group, or into it.
+        """Put the container below the bench's group, or, on the machine itself, perhaps into it.
 
         To crun a path begins at the top of *each* hierarchy; where the bench's groups differ, as
-        they may on cgroup v1, no path leads below all of them.
+        they may on a machine with cgroup v1, no path leads below all of them.
         """
-        if not bench.group:
+        if not (path := bench.beneath(name)):
             return ["--cgroup-manager=disabled"]
-        linux["cgroupsPath"] = f"{bench.group}/{name}"
+        linux["cgroupsPath"] = path
         return ["--cgroup-manager=cgroupfs"]

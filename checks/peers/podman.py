@@ -8,7 +8,7 @@ from pathlib import Path
 
 from checks.bench import Bench
 from checks.peers import engine
-from checks.runtimes import Asked, Request, Runtime, Unsupported
+from checks.runtimes import LIMITS, Asked, Request, Runtime, Unsupported
 from checks.words import say
 
 NETWORKING = (
@@ -69,8 +69,8 @@ class Podman(Runtime):
     def argv(self, request: Request, bench: Bench) -> list[str]:
         """Return `podman run --rootfs ROOT COMMAND`, behind the settings of its own."""
         self.prepare(bench)
-        asked = Asked.of(self, request, "--namespaces", "--hostname", "--net", "--ip")
-        words = [*engine.options(self, asked, request), *self._cgroups(bench), *_user(asked)]
+        asked = Asked.of(self, request, "--namespaces", "--hostname", "--net", "--ip", *LIMITS)
+        words = [*engine.options(self, asked, request), *_user(asked)]
         if "--network" not in words and not _has_network():
             words += ["--network", "none"]
         return [
@@ -78,18 +78,10 @@ class Podman(Runtime):
             f"CONTAINERS_CONF={self._home}/containers.conf",
             f"CONTAINERS_STORAGE_CONF={self._home}/storage.conf",
             # Its own limit on processes asks for a controller that the bench's group may not have.
-            *("podman", "run", "--pids-limit=-1", *words, *asked.rest),
+            *("podman", "run", *([] if "--pids-limit" in words else ["--pids-limit=-1"])),
+            *("--cgroups=no-conmon", "--cgroup-parent=/", *words, *asked.rest),
             *("--rootfs", request.root or str(bench.root), *request.command),
         ]
-
-    def _cgroups(self, bench: Bench) -> Sequence[str]:
-        """Return the options that keep the container's cgroup below the bench's; see oci.py."""
-        if bench.group:
-            return "--cgroups=no-conmon", f"--cgroup-parent={bench.group}"
-        if self._runtime == "crun":
-            return ("--cgroups=disabled",)
-        # To runc a path without a slash in front begins at its own group.
-        return "--cgroups=no-conmon", "--cgroup-parent=podman"
 
 
 def _user(asked: Asked) -> Sequence[str]:

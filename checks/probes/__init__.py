@@ -3,12 +3,13 @@
 import contextlib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from checks import kernel
+from checks.cgroup import Control
 from checks.model import Finding, Verdict
 from checks.runtimes import Unsupported, namespaces
-from checks.trial import Container, NoSuchOption, NotStarted, Trial
+from checks.trial import Container, NoSuchOption, NotStarted, Trial, Watch
 from checks.visitor import Hindered, link
 from checks.words import say
 
@@ -67,6 +68,22 @@ def built(shared: bool, faults: list[str], *evidence: str) -> Finding:
     return wall(not shared, *evidence)
 
 
+def limit(limited: bool, faults: Sequence[str], *evidence: str) -> Finding:
+    """Return the finding on a limit: unlimited, broken where it is another one, or limited."""
+    if not limited:
+        return Finding(Verdict.UNLIMITED, evidence)
+    return Finding(Verdict.BROKEN if faults else Verdict.LIMITED, (*faults, *evidence))
+
+
+def kept(control: Control, v1: str, v2: str) -> str:
+    """Return what the kernel keeps of a limit in the command's group, as evidence."""
+    found = control.texts(v1, v2)
+    if not found:
+        return say("cgroup.none", file=control.file(v1, v2))
+    file, text = found[0]
+    return say("probe.kept", file=file, value=text.replace("\n", "; ") or "-")
+
+
 def promise(faults: list[str], *evidence: str) -> Finding:
     """Return the finding on a promise: broken where there is any fault, else kept."""
     return Finding(Verdict.BROKEN, tuple(faults)) if faults else Finding(Verdict.KEPT, evidence)
@@ -95,12 +112,36 @@ def with_namespace(
     except OSError as error:
         said = say("probe.no_namespace", namespace=namespace, reason=error.strerror)
         raise Hindered(said) from None
-    notes = []
+    with asked(trial, *namespaces(namespace), *options, namespace=True) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def asked(
+    trial: Trial,
+    *options: str,
+    otherwise: Sequence[str] = (),
+    line: str = "",
+    watch: Watch | None = None,
+    namespace: bool = False,
+) -> Iterator[tuple[Container, list[str]]]:
+    """Start a command with these options, for a limit or a namespace; give it, and what to say.
+
+    A runtime that can't be asked is looked at as it is, or with the options `otherwise`.
+    """
     with contextlib.ExitStack() as stack:
-        try:
-            started = trial.started(options=[*namespaces(namespace), *options])
-            container = stack.enter_context(started)
-        except (Unsupported, NoSuchOption) as error:
-            notes.append(say("probe.not_asked", reason=error))
-            container = stack.enter_context(trial.started())
+        notes: list[str] = []
+        ways = [options, tuple(otherwise), ()] if otherwise else [options, ()]
+        while True:
+            try:
+                started = trial.started(options=ways.pop(0), line=line, watch=watch)
+                container = stack.enter_context(started)
+                break
+            except (Unsupported, NoSuchOption) as error:
+                if not ways:
+                    raise
+                missed = say("probe.no_limit", reason=error)
+                if namespace:
+                    missed = say("probe.not_asked", reason=error)
+                notes = notes or [missed]
         yield container, notes

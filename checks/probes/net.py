@@ -8,14 +8,29 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from checks import load
+from checks.load import MIB, Series
 from checks.model import Finding
-from checks.probes import built, probe, same_namespace, wall
+from checks.probes import asked, built, limit, probe, same_namespace, wall
 from checks.trial import Container, Trial
+from checks.visitor import Hindered
 from checks.words import say
 
 DISCARD = 9
 """A port at which nobody listens (RFC 863): the answer that there is nobody is an answer."""
 ANSWERS = {0, errno.ECONNREFUSED}
+RATE = 1_000_000
+"""Bytes a second: `8mbit`, as tc(8) reads it."""
+MOST, LEAST = 1.1, 0.8
+"""How much of it may come, and must. The limit is on frames: of one with 1514 bytes TCP carries
+1448, and a packet that was dropped goes twice."""
+SECONDS, SETTLED = 1.8, 0.5
+"""How long is measured, and what is left out of it: a bucket of tokens may begin full."""
+ENOUGH = 16 * MIB
+"""Bytes that end it at once."""
+TRIES = 3
+RECEIVED, SENT = 0, 8
+"""Where /proc/PID/net/dev has the bytes of a device. See proc_pid_net(5)."""
 NEIGHBOUR_FAILED = {0x00, 0x01, 0x20}
 """No state yet, incomplete and failed: nobody answered for that address. See rtnetlink(7)."""
 
@@ -238,3 +253,94 @@ def _lacks(inside: dict[str, Any], taken: set[str]) -> list[str]:
     if not inside["defaults"]:
         faults.append(say("net.no_default"))
     return faults
+
+
+@probe("net.rate")
+def net_rate(trial: Trial) -> Finding:
+    """What a load in the container's network sends over its device is limited, and what it gets."""
+    import pyroute2  # noqa: F401  # only loaded here
+
+    options = ("--net", "bridge", "--net-rate", "8mbit")
+    with asked(trial, *options, otherwise=options[:2]) as (container, notes):
+        shared, evidence = same_namespace(trial, container.pid, "net")
+        if shared:
+            return limit(False, (), evidence, *notes)
+        inside = container.see_network(interfaces)
+        if not (inside["defaults"] and inside["defaults"][0][0]):
+            return limit(False, (), say("net.no_device"), *notes, evidence)
+        gateway, device = inside["defaults"][0]
+        own = next(address for name, address in inside["addresses"] if name == device)
+        outcomes = []
+        for measure, address, column in ((_sent, gateway, SENT), (_received, own, RECEIVED)):
+            before = _counted(container.pid, device, column)
+            for _ in range(TRIES):
+                rate = load.rate(measure(trial, container, address), SETTLED)
+                if LEAST * RATE <= rate <= MOST * RATE or rate > 2 * RATE:
+                    break
+            size = _counted(container.pid, device, column) - before
+            places = {
+                "rate": rate * 8 / 1e6,
+                "asked": RATE * 8 / 1e6,
+                "pid": container.pid,
+                "device": device,
+                "size": size / 1e6,
+            }
+            sent = column == SENT
+            said = say("net.sent", **places) if sent else say("net.received", **places)
+            outcomes.append((rate, said))
+    seen = [text for _, text in outcomes]
+    faults = [say("net.too_slow", said=text) for rate, text in outcomes if rate < LEAST * RATE]
+    limited = all(rate <= MOST * RATE for rate, _ in outcomes)
+    return limit(limited, faults, *([] if faults and limited else seen), *notes)
+
+
+def _counted(pid: int, device: str, column: int) -> int:
+    """Return a device's count of bytes, RECEIVED or SENT."""
+    for row in Path(f"/proc/{pid}/net/dev").read_text(encoding="ascii").splitlines():
+        name, _, counts = row.partition(":")
+        if name.strip() == device:
+            return int(counts.split()[column])
+    return 0
+
+
+def _of_the_bench(trial: Trial) -> socket.socket:
+    """Return a TCP socket that belongs to the bench's network."""
+    ours, theirs = socket.socketpair()
+
+    def make() -> None:
+        with socket.socket() as made:
+            socket.send_fds(theirs, [b"."], [made.fileno()])
+
+    with ours, theirs:
+        trial.bench.see_network(make)
+        _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
+    return socket.socket(fileno=fd)
+
+
+def _sent(trial: Trial, container: Container, gateway: str) -> Series:
+    """Return what comes out of the container, to its gateway: to the bench. Raises Hindered."""
+    with _of_the_bench(trial) as listener:
+        listener.bind(("", 0))
+        listener.listen()
+        listener.settimeout(3)
+        work = load.send((gateway, listener.getsockname()[1]), SECONDS + 0.5)
+        with load.at_work(container.pid, work, network=True) as sender:
+            if code := sender.told():
+                raise Hindered(say("net.gateway_silent", gateway=gateway, reason=os.strerror(code)))
+            connected, _ = listener.accept()
+            with connected:
+                return load.drain(connected, SECONDS, ENOUGH)
+
+
+def _received(trial: Trial, container: Container, address: str) -> Series:
+    """Return what comes into the container, from the bench. Raises Hindered."""
+    work = load.receive(SECONDS, ENOUGH)
+    with load.at_work(container.pid, work, network=True) as receiver:
+        port = receiver.told()
+        with _of_the_bench(trial) as client:
+            client.settimeout(3)
+            if code := client.connect_ex((address, port)):
+                raise Hindered(say("net.own_silent", address=address, reason=os.strerror(code)))
+            load.pump(client, SECONDS + 0.5)
+        series: Series = receiver.told() or []
+        return series

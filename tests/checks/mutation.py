@@ -2,7 +2,8 @@
 
 A mutant is a small file, `mutants/NAME.toml`: what it gets wrong, the checks that must catch it,
 and the change to the reference, as text that must stand there exactly once. So a mutant can't rot:
-when the reference changes, it says so.
+when the reference changes, it says so. A mistake that only control groups of one kind can bring to
+light names the kind, `only`: hybrid (v1 beside v2) or v2.
 """
 
 import shutil
@@ -32,6 +33,7 @@ class Mutant:
     stage: str
     caught_by: frozenset[str]
     changes: tuple[dict[str, str], ...]
+    only: str = ""
 
     def build(self, folder: Path, python: str) -> str:
         """Make the mutant in `folder`; return its command."""
@@ -69,6 +71,7 @@ def mutants() -> list[Mutant]:
                 facts["stage"],
                 frozenset(facts["caught_by"]),
                 tuple(facts["change"]),
+                facts.get("only", ""),
             )
         )
     return found

@@ -13,10 +13,12 @@ import pytest
 
 from checks import ledger
 from checks.model import axes
+from checks.probes.cgroup import JOINS
 from tests.running import BIN, LABRUN, check, machine, ordinary_user, results, run
 
 STAGE1 = {axis.id for axis in axes().values() if axis.stage == 1}
 STAGE2 = {axis.id for axis in axes().values() if axis.stage == 2}
+STAGE3 = {axis.id for axis in axes().values() if axis.stage == 3}
 
 
 @pytest.mark.usefixtures("as_root")
@@ -53,10 +55,35 @@ def test_stage_2_passes_and_the_rows_with_an_option_are_asked_with_it() -> None:
     assert machine() == before
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("as_root", "rootfs")
 def test_before_stage_2_every_one_of_its_rows_leaks(stage1: str) -> None:
     _, report = check(stage1, "--only", ",".join(sorted(STAGE2)))
     assert {row["id"] for row in report["checks"] if row["verdict"] == "leaks"} == STAGE2
+
+
+@pytest.mark.usefixtures("as_root", "rootfs")
+def test_stage_3_passes() -> None:
+    before = machine()
+    status, report = check(str(BIN / "stage3"), "stage3")
+    assert [row for row in report["checks"] if row["result"] != "pass"] == []
+    assert (status, results(report, "pass")) == (0, STAGE1 | STAGE2 | STAGE3)
+    assert machine() == before
+
+
+@pytest.mark.usefixtures("as_root", "rootfs")
+def test_before_stage_3_nothing_is_limited() -> None:
+    _, report = check(str(BIN / "stage2"), "--only", ",".join(sorted(STAGE3)))
+    assert {row["id"] for row in report["checks"] if row["verdict"] == "unlimited"} == STAGE3
+
+
+@pytest.mark.usefixtures("as_root", "rootfs")
+def test_a_command_is_in_its_groups_from_the_first_instruction_200_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(JOINS, "200")
+    status, report = check(str(BIN / "stage3"), "--only", "cgroup.join")
+    assert status == 0, report["checks"]
 
 
 @pytest.mark.usefixtures("as_root", "rootfs")
@@ -118,6 +145,7 @@ def test_junit_has_one_case_a_check(stage1: str, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("as_root", "rootfs")
 def test_one_junit_file_holds_a_suite_for_each_stage(tmp_path: Path) -> None:
     file = tmp_path / "report.xml"

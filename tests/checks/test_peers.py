@@ -9,6 +9,7 @@ from checks.bench import Bench
 from checks.model import Verdict
 from checks.peers import PEERS, missing, runtime
 from checks.probes import observe, probes
+from checks.probes.cgroup import JOINS
 from checks.trial import Trial
 from labs.paths import CHECKOUT
 from tests.peers import FACTS, known, verdicts
@@ -17,6 +18,7 @@ from tests.running import check, machine
 INSTALLED_FOR_THIS = {"bwrap", "runc", "crun", "docker", "podman"}
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("as_root", "rootfs")
 @pytest.mark.parametrize(
     "peer",
@@ -25,7 +27,8 @@ INSTALLED_FOR_THIS = {"bwrap", "runc", "crun", "docker", "podman"}
         for peer in FACTS
     ],
 )
-def test_a_peer_is_judged_as_it_behaves(peer: str) -> None:
+def test_a_peer_is_judged_as_it_behaves(peer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(JOINS, "5")
     assert not missing(peer), f"not installed: {missing(peer)}"
     status, report = check(f"@{peer}", "--only", ",".join(probes()))
     found = {row["id"]: row["verdict"] for row in report["checks"]}
