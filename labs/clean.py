@@ -5,6 +5,7 @@ What a check or a demo makes is in the ledger. What the runtimes share (labs/sha
 
 import os
 import sys
+from pathlib import Path
 
 import typer
 
@@ -18,7 +19,8 @@ def command(*, yes: bool, dry_run: bool) -> int:
     if os.geteuid() != 0:
         privilege.become_root(sys.argv[1:])
     with ledger.abandoned() as pages:
-        left = [str(path) for page in pages for _, path in page.left()]
+        groups = shared.empty_groups()
+        left = [str(path) for page in pages for _, path in page.left()] + groups
         for path in left:
             print(texts.say("clean.would" if dry_run else "clean.left", path=path))
         for thing in shared.unused():
@@ -31,19 +33,15 @@ def command(*, yes: bool, dry_run: bool) -> int:
         if left and not yes and sys.stdin.isatty():
             typer.confirm(texts.say("clean.ask", count=len(left)), abort=True)
         failed = 0
-        for page in pages:
+        # rmdir(2) refuses a group that a container has taken in the meantime.
+        removals = [page.remove for page in pages] + [Path(group).rmdir for group in groups]
+        for remove in [*removals, shared.remove]:
             try:
-                page.remove()
+                remove()
             except OSError as error:
                 failed += 1
                 why = texts.say("clean.busy", path=error.filename, reason=error.strerror)
                 print(f"labrun: {why}", file=sys.stderr)
-        try:
-            shared.remove()
-        except OSError as error:
-            failed += 1
-            why = texts.say("clean.busy", path=error.filename, reason=error.strerror)
-            print(f"labrun: {why}", file=sys.stderr)
         if left and not failed:
             print(texts.say("clean.done", count=len(left)))
     return FAILED if failed else 0

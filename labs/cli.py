@@ -143,6 +143,15 @@ def matrix(
 
 
 @app.command()
+def top(json: JsonFile = None, lang: Language = None) -> None:
+    """Show the containers that run, what they use, and what they may use."""
+    from labs import top
+
+    texts.speak(lang)
+    sys.exit(top.command(json))
+
+
+@app.command()
 def diff(
     older: Annotated[str, typer.Argument(metavar="N")],
     newer: Annotated[str, typer.Argument(metavar="M")],

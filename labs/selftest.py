@@ -1,18 +1,25 @@
-"""`labrun test`: the linters and the tests, in one command; with --all, every room of them."""
+"""`labrun test`: the linters and the tests, in one command; with --all, every room of them.
 
+One room runs beside those that come after it, for it takes as long as they do and leaves a
+processor idle: the virtual machine.
+"""
+
+import contextlib
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from checks import kernel
 from labs import packages, tools
 from labs.errors import CANNOT, FAILED, USAGE, Refused
 from labs.paths import CHECKOUT, cache, copy_checkout
@@ -35,6 +42,8 @@ PARALLEL = ("-n", "auto", "--dist", "loadgroup")
 """Tests that can't run beside each other share a mark: `@pytest.mark.xdist_group("machine")`."""
 
 CORE = ("-m", "not peers and not browser and not vm", *PARALLEL)
+AGAIN = ("-m", "not peers and not browser and not vm and not once", *PARALLEL)
+"""The core on a further Python: without what judges the kernel, which stays the same, for long."""
 
 
 @dataclass
@@ -72,6 +81,7 @@ class Run:
     count: Count = field(default_factory=Count)
     failed: list[str] = field(default_factory=list)
     cannot: list[str] = field(default_factory=list)
+    beside: list["Beside"] = field(default_factory=list)
 
     def report(self) -> Path:
         """Return a new name for a report."""
@@ -143,8 +153,8 @@ def call(command: Sequence[str | Path], **options: Any) -> int:
             raise
 
 
-def run_pytest(arguments: Sequence[str]) -> int:
-    """Run pytest in this environment, as who we are, and return its exit status.
+def pytest_call(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return what to call for pytest in this environment, as who we are.
 
     Root in somebody's checkout leaves nothing of its own there: no cache, no bytecode.
     """
@@ -153,7 +163,13 @@ def run_pytest(arguments: Sequence[str]) -> int:
     if not owns_checkout():
         words += ["-p", "no:cacheprovider"]
         env["PYTHONDONTWRITEBYTECODE"] = "1"
-    return call([*words, *arguments], cwd=CHECKOUT, env=env)
+    return {"args": [*words, *arguments], "cwd": CHECKOUT, "env": env}
+
+
+def run_pytest(arguments: Sequence[str]) -> int:
+    """Run pytest and return its exit status."""
+    asked = pytest_call(arguments)
+    return call(asked.pop("args"), **asked)
 
 
 def pytest(run: Run, title: str, arguments: Sequence[str]) -> None:
@@ -162,6 +178,65 @@ def pytest(run: Run, title: str, arguments: Sequence[str]) -> None:
     if run_pytest([*arguments, f"--junitxml={report}"]) != 0:
         run.failed.append(title)
     run.count.add(report)
+
+
+class Beside:
+    """A pytest that runs beside what we do meanwhile: what it says is shown in the end."""
+
+    def __init__(self, run: Run, title: str, arguments: Sequence[str]) -> None:
+        """Start it. From now on it ends with us, however we end."""
+        self.title, self.report = title, run.report()
+        self.said = self.report.with_suffix(".txt")
+        with self.said.open("wb") as said:
+            self.process = subprocess.Popen(
+                **pytest_call([*arguments, f"--junitxml={self.report}"]),
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                # In a session of its own it hears no Ctrl-C but ours: a second one would cut
+                # short what it does after the first.
+                start_new_session=True,
+                preexec_fn=lambda: kernel.die_with_parent(signal.SIGINT),
+            )
+        run.beside.append(self)
+
+    def finish(self, run: Run) -> None:
+        """Show what it said, and what it still says until it ends; count from its report."""
+        say(f"labrun: {self.title}")
+        with self.said.open("rb") as said:
+            ended = False
+            while not ended:
+                # Asked first: what is said before the end is read after it.
+                ended = self.process.poll() is not None
+                shutil.copyfileobj(said, sys.stdout.buffer)
+                sys.stdout.flush()
+                if not ended:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        self.process.wait(timeout=1)
+        if self.process.returncode != 0:
+            run.failed.append(self.title)
+        run.count.add(self.report)
+
+    def stop(self) -> None:
+        """Interrupt it as Ctrl-C would, with all that it started, and wait for its end."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGINT)
+            self.process.wait()
+
+
+@contextlib.contextmanager
+def finishing(run: Run) -> Iterator[None]:
+    """Wait for what runs beside the block; where the block ends by Ctrl-C, so does that."""
+    try:
+        yield
+        for beside in run.beside:
+            beside.finish(run)
+    finally:
+        # A second Ctrl-C must not cut this short.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for beside in run.beside:
+            beside.stop()
+        signal.signal(signal.SIGINT, before)
 
 
 def core(run: Run) -> None:
@@ -188,9 +263,11 @@ def site(run: Run) -> None:
 
 def machine(run: Run) -> None:
     """Boot the student's machine, and do in it what students do; and read what describes it."""
-    say("labrun: the virtual machine")
-    tools.install("vm")
-    pytest(run, "the virtual machine", ["-m", "vm", "-n", "0"])
+    say("labrun: the virtual machine, beside what follows")
+    # Those of the site, too: what a running test imports from must not change.
+    for group in ("vm", "docs", "browser"):
+        tools.install(group)
+    Beside(run, "the virtual machine", ["-m", "vm", "-n", "0"])
 
 
 def machine_packages() -> list[packages.Package]:
@@ -253,7 +330,10 @@ def python_packages() -> list[packages.Package]:
 
 
 def pythons(run: Run) -> None:
-    """Run the core tests on each other Python, in an environment that the launcher makes."""
+    """Run the core tests on each other Python, in an environment that the launcher makes.
+
+    Those that are marked `once` have run on this Python.
+    """
     for version in other_pythons():
         title = f"tests, Python {version}"
         python = find_python(version)
@@ -264,14 +344,14 @@ def pythons(run: Run) -> None:
                 f"python{version}-venv, uv python install {version}, pyenv install {version})"
             )
             continue
-        say(f"labrun: {title}")
+        say(f"labrun: {title} (those marked `once` have been run, and are not run again)")
         report = run.report()
         env = os.environ | {
             "LABRUN_VENV": str(cache() / f"python{version}"),
             "LABRUN_PYTHON": str(python),
         }
         status = call(
-            [CHECKOUT / "labrun", "test", "--", *CORE, f"--junitxml={report}"],
+            [CHECKOUT / "labrun", "test", "--", *AGAIN, f"--junitxml={report}"],
             cwd=CHECKOUT,
             env=env,
             stdin=subprocess.DEVNULL,
@@ -331,8 +411,8 @@ def ordinary(run: Run) -> None:
 ROOMS = (
     Room("the linters and the core tests", list, core),
     Room("the tests with peers", lambda: packages.PEERS, peers),
+    Room("the virtual machine, made and booted, beside what follows", machine_packages, machine),
     Room("the site, built by both of its tools, in a browser", lambda: packages.BROWSER, site),
-    Room("the virtual machine, made and booted", machine_packages, machine),
     Room(f"the core tests on Python {', '.join(PYTHONS)}", python_packages, pythons),
     Room("the core tests as an ordinary user", list, ordinary),
 )
@@ -394,7 +474,8 @@ def command(args: list[str], *, everything: bool, yes: bool) -> int:
     tools.install("dev")
     with tempfile.TemporaryDirectory(prefix="labrun-test-") as folder:
         run = Run(Path(folder))
-        for room in ROOMS if everything else ROOMS[:1]:
-            room.run(run)
+        with finishing(run):
+            for room in ROOMS if everything else ROOMS[:1]:
+                room.run(run)
         summary(run)
     return run.status()

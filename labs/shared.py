@@ -2,16 +2,26 @@
 
 A bridge is ours by its name and by the group that it was made with; one that has a container's
 cable plugged in is in use, and stays.
+
+And what only a runtime leaves that was killed together with its keeper: control groups, which are
+ours by a name that nobody else gives, and in use as long as there is a process in them.
 """
 
 import contextlib
+import re
+import time
 from pathlib import Path
 
 from stages import netlink
 from stages.netlink import Netlink
 from stages.stage2_namespaces.more.bridge import BRIDGE, LOCK, TAG, Lock
+from stages.stage3_cgroups.more.find import cgroup_mounts
 
 GROUP = netlink.number(TAG)
+RUN = re.compile("labrun-run-[0-9a-f]{8}")
+"""What a container's control group is called."""
+STARTING = 1.0
+"""Seconds after which a group without a process is none that a runtime has made a moment ago."""
 
 
 def unused() -> list[str]:
@@ -37,6 +47,26 @@ def remove() -> None:
     # It may hold the pages of runs that live.
     with contextlib.suppress(OSError):
         Path(LOCK).parent.rmdir()
+
+
+def empty_groups() -> list[str]:
+    """Return the control groups of containers that have had no process for a while."""
+    first = _groups_without_processes()
+    if not first:
+        return []
+    time.sleep(STARTING)  # before its first process a group looks as it does after its last
+    return sorted(first & _groups_without_processes())
+
+
+def _groups_without_processes() -> set[str]:
+    found = set()
+    for _, _, point, _ in cgroup_mounts():
+        for group in Path(point).rglob("labrun-run-*/"):
+            with contextlib.suppress(OSError):  # it may go at any time
+                busy = [below for below in group.rglob("cgroup.procs") if below.read_text()]
+                if RUN.fullmatch(group.name) and not busy:
+                    found.add(str(group))
+    return found
 
 
 def _has_bridge() -> bool:

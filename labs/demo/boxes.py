@@ -15,8 +15,11 @@ from rich.text import Text
 
 from checks.runtimes import NAMESPACES
 from checks.trial import Ended
+from labs.demo import plots
 from labs.demo.engine import Played, Side
+from labs.demo.quantity import seconds
 from labs.demo.screen import Screen
+from labs.demo.script import Places
 from labs.demo.wrap import wrap
 from labs.texts import say
 
@@ -27,6 +30,10 @@ LEAST = 38
 FRAME = 4
 """Columns that a box's frame and padding take."""
 MARK = "> "
+FLAGS = ("--explain",)
+"""Options without a value, which set no limit: they are in no title."""
+STEADY = 3.0
+"""Seconds that a plot has room for from its beginning."""
 
 Group = list[Side]
 """Sides with the same answer."""
@@ -43,7 +50,8 @@ def sides(screen: Screen, done: Played, room: int) -> RenderableType:
     stacked = screen.width < NARROW
     boxed, titles, lines = _arranged(screen, done)
     width = _width(screen, boxed)
-    contents = [_content(done, group[0], width - FRAME, room) for group in boxed]
+    drawn = screen.plots
+    contents = [_content(done, group[0], width - FRAME, room, drawn=drawn) for group in boxed]
     if stacked:
         both = [_box(*each, width) for each in zip(titles, contents, strict=True)]
         return console.Group(*both, *lines)
@@ -53,14 +61,14 @@ def sides(screen: Screen, done: Played, room: int) -> RenderableType:
     return console.Group(grid, *lines)
 
 
-def written(done: Played, width: int, room: int) -> list[tuple[str, str, Text]]:
-    """Return what a terminal of that width would show on each side: its stage, its name, and that.
+def written(done: Played, width: int, room: int) -> list[tuple[Side, str, Text]]:
+    """Return each side, its name, and what a terminal of that width would show of it.
 
     What answered as the host did is named with it. At most `room` lines each, where that leaves
     three of the output.
     """
     return [
-        (group[0].stage, _title(done, group), _content(done, group[0], width, room))
+        (group[0], _title(done, group), _content(done, group[0], width, room))
         for group in grouped(done.sides)
     ]
 
@@ -111,6 +119,10 @@ def grouped(played: Sequence[Side]) -> list[Group]:
 
 def name(done: Played, side: Side) -> str:
     """Return what a side is called: the host, a stage, and what was asked of it."""
+    if side.title:
+        return side.title
+    if side.measured:
+        return asked_for([word for word in side.options if word not in FLAGS])
     if not side.stage:
         return say("demo.host")
     if len(done.sides) == 2 and not side.options:
@@ -170,18 +182,23 @@ def _box(title: str, content: Text, width: int, height: int | None = None) -> Pa
     )
 
 
-def _content(done: Played, side: Side, inner: int, room: int) -> Text:
-    """Return what a terminal would show: the command behind a prompt, then what it printed."""
+def _content(done: Played, side: Side, inner: int, room: int, *, drawn: bool = False) -> Text:
+    """Return what a terminal would show: the command behind a prompt, then what it printed.
+
+    A plot stands between the two: `drawn`, or told in words.
+    """
     prompt = "/ # " if side.stage else "# "
     ended = side.ended
     written = Text(no_wrap=True, overflow="crop")
     # What begins with a space goes on from the line before, as it would in a shell.
     typed = [
         piece
-        for line in _typed(side.command, done.places["root"])
+        for line in _typed(side.command, done.places)
         for piece in wrap(line if line.startswith(" ") else f"{prompt}{line}", inner)
     ]
     written.append("\n".join(typed), "bold")
+    if side.measured:
+        return _plotted(written, done, side, inner, room - len(typed) if drawn else 0)
     lines = _output(done, ended, inner)
     for text, matters in crop(lines, max(room - len(typed), 3)):
         written.append("\n")
@@ -193,11 +210,55 @@ def _content(done: Played, side: Side, inner: int, room: int) -> Text:
     return written
 
 
-def _typed(command: Sequence[str], root: str) -> list[str]:
+def _plotted(written: Text, done: Played, side: Side, inner: int, room: int) -> Text:
+    """Add a plot to what a side has written, and what the command said and how it ended.
+
+    Without any `room` it is told in words.
+    """
+    lines = _output(done, side.ended, inner)
+    if side.measured and side.measured.stopped:
+        ending = say("demo.stopped_after", time=seconds(side.measured.seconds))
+    elif side.ended.status:
+        ending = say("demo.status", status=side.ended.status)
+    else:
+        ending = ""
+    said = crop(lines, 3)
+    rows = max(room - len(said) - bool(ending), 1) if room else 0
+    for line in _plot(done, side, inner, rows):
+        written.append("\n")
+        written.append(line, "cyan" if plots.DASH in line else "")
+    for text, matters in said:
+        written.append("\n")
+        written.append(text, "bold" if matters else "")
+    if ending:
+        written.append(f"\n{ending}", "dim")
+    return written
+
+
+def _plot(done: Played, side: Side, width: int, rows: int) -> list[str]:
+    """Return the plot of a side, on the scale that it shares with the other where it does."""
+    if not rows and side.measured:
+        return wrap(plots.words(side.measured.series, side.measured.average), width)
+    loads = [each.measured for each in done.sides if each.measured]
+    tops = plots.scales([load.series for load in loads])
+    top = tops[[each.measured for each in done.sides].index(side.measured)]
+    assert side.measured
+    span = max(load.seconds for load in loads)
+    if not done.findings:
+        # It still grows: an axis that shrinks all the time is hard to read.
+        span = max(span, min(side.measured.plot.seconds, STEADY))
+    return plots.draw(side.measured.series, top, span, width, rows)
+
+
+def _typed(command: Sequence[str], places: Places) -> list[str]:
     """Return a command as one would type it; who types is in a shell already."""
     if list(command[:2]) == ["/bin/sh", "-c"]:
-        return [line.replace(root, "ROOT") for line in command[2].strip().splitlines()]
-    return [shlex.join(command).replace(root, "ROOT")]
+        lines = command[2].strip().splitlines()
+    else:
+        lines = [" ".join(w if w == "…" else shlex.quote(w) for w in command)]
+    for name in ("root", "group"):
+        lines = [line.replace(places.get(name) or "\0", name.upper()) for line in lines]
+    return lines
 
 
 def _output(done: Played, ended: Ended, width: int) -> list[Line]:

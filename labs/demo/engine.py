@@ -4,8 +4,9 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from checks import kernel
@@ -16,8 +17,10 @@ from checks.probes import observe
 from checks.runtimes import NAMESPACES, Request, Runtime, Unsupported
 from checks.trial import Ended, NotStarted, Trial
 from checks.visitor import Hindered
-from labs.demo import picture
-from labs.demo.script import Beside, Demo, Places, Step, fill
+from labs import gauge
+from labs.demo import ground, judge, measure, picture, trees
+from labs.demo.measure import Measured
+from labs.demo.script import PLACE, Beside, Demo, Places, Plot, Step, fill
 from labs.demo.trace import Call, calls
 from labs.errors import CANNOT, FAILED, USAGE, Refused
 from labs.stages import reference
@@ -38,6 +41,10 @@ class Side:
     options: Sequence[str]
     command: Sequence[str]
     ended: Ended
+    measured: Measured | None = None
+    """What was counted meanwhile, where that is plotted."""
+    title: str = ""
+    """What it is called, where that isn't said by the stage and its options."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,8 @@ class Played:
     """The namespaces by their kind, where the demo shows them."""
     networks: picture.Networks | None = None
     """What there is to draw, where the step has a picture."""
+    before: Verdict | None = None
+    """The verdict without the limit, where the step has measured that itself."""
 
     @property
     def host(self) -> Side:
@@ -96,6 +105,12 @@ class Played:
     def marked(self) -> re.Pattern[str] | None:
         """Return the pattern of the output's lines that matter, if the step has one."""
         return re.compile(fill(self.step.mark, self.places)) if self.step.mark else None
+
+
+Watch = Callable[[Played], None]
+"""Sees a step whose plots still grow."""
+TRIES = 3
+"""How often a rate is measured that other loads of the machine may have disturbed."""
 
 
 def choose(stage: str, command: str | None) -> Runtime:
@@ -166,10 +181,17 @@ class Engine:
             "port": str(canaries.port),
             "abstract": canaries.abstract,
             "here": os.getcwd(),
+            "group": str(_group(canaries.process)),
         }
 
-    def play(self, step: Step) -> Played:
+    def play(self, step: Step, watch: Watch = lambda growing: None) -> Played:
         """Run a step's command on each side, and have its axes measured."""
+        if step.plot and step.looks:
+            return self._accounts(step, step.plot)
+        if step.plot:
+            return self._plotted(step, step.plot, watch)
+        if step.looks:
+            return self._trees(step)
         command = [fill(word, self.places) for word in step.command]
         beside = [fill(word, self.places) for word in step.host] or command
         request = Request(command, environment=step.environment)
@@ -192,9 +214,113 @@ class Engine:
             networks,
         )
 
+    def _plotted(self, step: Step, plot: Plot, watch: Watch) -> Played:
+        """Run a step's command without its options, then with them, and read the counters."""
+        command = [fill(word, self.places) for word in step.command]
+        try:
+            with ground.lay(plot.ground, self.bench) as laid:
+                places = {**self.places, **laid.places}
+                command = [fill(word, places) for word in step.command]
+                options = [fill(word, places) for word in step.options]
+                trials = [self._with(plot.against), self._with(options)]
+                sides: list[Side] = []
+
+                def grow(number: int, measured: Measured) -> None:
+                    sides[number] = replace(sides[number], measured=measured)
+                    watch(Played(step, places, sides, {}))
+
+                for _ in range(TRIES):
+                    sides[:] = [
+                        Side(
+                            self.demo.stage,
+                            asked,
+                            command,
+                            Ended(0, b"", b""),
+                            Measured(plot, limit),
+                            title,
+                        )
+                        for asked, limit, title in (
+                            (plot.against, None, _without(plot)),
+                            (options, plot.limit, ""),
+                        )
+                    ]
+                    for number, trial in enumerate(trials):
+                        blank = sides[number]
+                        assert blank.measured
+                        ended, measured = measure.measure(
+                            trial,
+                            command[-1],
+                            plot,
+                            laid,
+                            limit=blank.measured.limit,
+                            watch=partial(grow, number),
+                        )
+                        sides[number] = replace(blank, ended=ended, measured=measured)
+                    free, bound = (side.measured for side in sides)
+                    assert free
+                    assert bound
+                    before, found = judge.judge(free, bound)
+                    if found.verdict is not Verdict.UNKNOWN:
+                        break
+                findings = {step.axis: found}
+                findings |= {axis: observe(axis, self._with(())) for axis in step.also}
+                calls = self._calls(trials[1], Request(["/bin/sh", "-c", ":"]))
+        except (NotStarted, Unsupported, Hindered, OSError) as error:
+            # Never a pass: either this machine can't, or the runtime didn't.
+            here = isinstance(error, (Hindered, OSError))
+            kind = Verdict.UNKNOWN if here else Verdict.BROKEN
+            failed = Ended(NOT_FOUND, b"", str(error).encode())
+            sides = [
+                Side("", plot.against, command, failed),
+                Side(self.demo.stage, step.options, command, failed),
+            ]
+            findings = {axis: Finding(kind, (str(error),)) for axis in (step.axis, *step.also)}
+            return Played(step, self.places, sides, findings)
+        return Played(step, places, sides, findings, calls, before=before)
+
+    def _trees(self, step: Step) -> Played:
+        """Start a container, and read its limits in the tree that this machine has."""
+        trial = self.trial(step)
+        command = [fill(word, self.places) for word in step.command]
+        try:
+            elsewhere, here, version, found = trees.look(trial, step.options)
+        except (NotStarted, Unsupported, OSError) as error:
+            elsewhere = here = Ended(NOT_FOUND, b"", str(error).encode())
+            version, found = "v1", Finding(Verdict.BROKEN, (str(error),))
+        other = "v2" if version == "v1" else "v1"
+        sides = [
+            Side("", (), command, elsewhere, title=say("demo.tree_elsewhere", version=other)),
+            Side(self.demo.stage, step.options, command, here, title=f"cgroup {version}"),
+        ]
+        calls = self._calls(trial, Request(["/bin/sh", "-c", ":"]))
+        return Played(step, self.places, sides, {"": found}, calls)
+
+    def _accounts(self, step: Step, plot: Plot) -> Played:
+        """Run a step's command in a container, and read what its group has counted by the end."""
+        trial = self.trial(step)
+        command = [fill(word, self.places) for word in step.command]
+        try:
+            own, measured = measure.measure(trial, command[-1], plot, ground.Ground())
+            group, found = trees.accounts(own, measured)
+        except (NotStarted, Unsupported, OSError) as error:
+            own = group = Ended(NOT_FOUND, b"", str(error).encode())
+            found = Finding(Verdict.BROKEN, (str(error),))
+        sides = [
+            Side(self.demo.stage, (), command, own, title=say("demo.account_own")),
+            Side(self.demo.stage, (), command, group, title=say("demo.account_group")),
+        ]
+        calls = self._calls(trial, Request(["/bin/sh", "-c", ":"]))
+        return Played(step, self.places, sides, {"": found}, calls)
+
     def trial(self, step: Step) -> Trial:
         """Return the runtime on its bench, as the step asks for it."""
-        return Trial(With(self.chosen, step.options), self.bench)
+        # A step's own disk is there only while it is played.
+        known = [word for word in step.options if not PLACE.search(fill(word, self.places))]
+        whole = len(known) == len(step.options)
+        return self._with(step.options if whole else ())
+
+    def _with(self, options: Sequence[str]) -> Trial:
+        return Trial(With(self.chosen, options), self.bench)
 
     def _beside(self, beside: Beside, request: Request) -> Side:
         """Run the step's command in another stage, or with other options."""
@@ -247,6 +373,18 @@ class Engine:
             return ()
         traced = replace(request, options=["--trace"])
         return calls(_run(trial, traced).stderr.decode("utf-8", "replace"))
+
+
+def _without(plot: Plot) -> str:
+    """Return what the side without the limit is called."""
+    return "" if plot.against else say("demo.no_limit")
+
+
+def _group(pid: int) -> Path:
+    """Return the group of a process below which others can be made, on v1 or v2."""
+    groups = gauge.groups_of(pid)
+    # v1 has one tree for each controller; on v2 processes sit in a group of their own.
+    return groups.get("pids") or groups.get("", Path("/nonexistent/bench")).parent
 
 
 def _run(trial: Trial, request: Request) -> Ended:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import product
 
 from rich.cells import cell_len
 from rich.console import RenderableType
@@ -24,6 +25,8 @@ NUMBERED = re.compile(r":\[\d+\]|/proc/\d+/")
 """What differs between two containers in what is said of both."""
 FEWEST, MOST = 4, 14
 """Lines of output that a box shows: on a low screen, and on one as high as can be."""
+PLOTTED = 11
+"""Lines that a plot should have before there is room for all facts."""
 
 
 def head(screen: Screen, demo: Demo, right: str, root: str) -> Blocks:
@@ -91,23 +94,35 @@ def result(
     whole, short = [*head, *asked], [*head]
     every = len(telling(done, len(done.finding.evidence)))
     page: Blocks = []
-    for top, gap, facts, by in (
+    ways = [
         (whole, [Text()], every, did),
         (whole, [], every, did),
         *((whole, [], few, did) for few in range(min(every - 1, 4), 1, -1)),
         *((short, [], few, did) for few in range(min(every, 4), 0, -1)),
         (short, [], 1, []),
-    ):
+    ]
+    least = [PLOTTED, FEWEST] if done.step.plot and screen.plots else [FEWEST]
+    for fewest, (top, gap, facts, by) in product(least, ways):
         rest = [*verdict(screen, done, facts), *by, *gap, *why]
         room = MOST
         if rows:
             taken = sum(map(screen.lines, [*top, *rest])) + boxes.below(screen, done)
             stacked = 2 if screen.width < boxes.NARROW else 1
-            room = min(max((rows - taken) // stacked - 2, FEWEST), MOST)
+            room = min(max((rows - taken) // stacked - 2, fewest), MOST)
         page = [*top, boxes.sides(screen, done, room), *rest]
         if not rows or sum(map(screen.lines, page)) <= rows:
             break
     return page
+
+
+def growing(screen: Screen, demo: Demo, done: Played) -> Blocks:
+    """Return a step whose plots still grow: where the result will be."""
+    head_ = step_head(screen, demo, done.step, done.places["root"])
+    asked = screen.prose(done.step.question.filled(done.places), style="bold")
+    taken = sum(map(screen.lines, [*head_, asked])) + 4
+    room = min(max(screen.height - taken - 2, FEWEST), MOST)
+    playing = screen.prose(say("demo.playing"), style="dim")
+    return [*head_, asked, boxes.sides(screen, done, room), playing]
 
 
 def verdict(screen: Screen, done: Played, most: int) -> Blocks:
@@ -180,7 +195,9 @@ def _named(kinds: Sequence[str]) -> str:
 def did(demo: Demo, done: Played) -> tuple[Sequence[str], str]:
     """Return the calls that did it, in few words each, and the one that is missing, or ""."""
     made = those(done.calls, demo.calls_of(done.step))
-    shown = [call.short(done.places["root"], each) for call, each in made]
+    every = [call.short(done.places["root"], each) for call, each in made]
+    # On v1 a process joins one group after the other, in the same words.
+    shown = [short for n, short in enumerate(every) if not n or short != every[n - 1]]
     missing = done.step.missing
     return shown, "" if called(done.calls, missing) else missing
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from checks.trial import Ended
-from labs.demo.engine import Played
+from labs.demo.engine import Played, Side
 from labs.errors import FAILED, Refused
 from labs.texts import say
 
@@ -23,8 +23,8 @@ def _step(done: Played) -> dict[str, object]:
         "id": done.step.id,
         "axis": done.step.axis or None,
         "command": list(done.container.command),
-        "host": _ended(done.host.ended),
-        "container": _ended(done.container.ended),
+        "host": _side(done.host),
+        "container": _side(done.container),
         "verdict": str(done.finding.verdict),
         "expected": str(done.step.expected),
         "evidence": list(done.finding.evidence),
@@ -41,6 +41,18 @@ def _step(done: Played) -> dict[str, object]:
             kind: {"host": link.host, "container": link.container}
             for kind, link in done.links.items()
         }
+    return row
+
+
+def _side(side: Side) -> dict[str, object]:
+    """Return one side; where it was plotted, with its series."""
+    row = _ended(side.ended)
+    if side.measured:
+        series = side.measured.series
+        points = [[round(at, 3), round(value, 3)] for at, value in series.points]
+        row["series"] = [
+            {"name": series.name, "unit": series.unit, "limit": series.limit, "points": points}
+        ]
     return row
 
 

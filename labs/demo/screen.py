@@ -50,7 +50,9 @@ class Screen:
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="labrun.plain")
         self.out = Output(highlight=False, markup=False, emoji=False)
-        self.spells = self._can("✓✗≤│●≠")
+        self.spells = self._can("✓✗≤│●≠▄╌")
+        self.draws = False
+        """Whether to draw plots even where this is no terminal."""
         if texts.language() == "zh" and not self._can("中"):
             texts.speak("en")
 
@@ -60,6 +62,11 @@ class Screen:
         except (UnicodeEncodeError, LookupError):
             return False
         return True
+
+    @property
+    def plots(self) -> bool:
+        """Say whether plots are drawn; else they are told in words, as to a pipe."""
+        return self.spells and (self.draws or self.live)
 
     @property
     def width(self) -> int:

@@ -58,6 +58,26 @@ class Beside:
 
 
 @dataclass(frozen=True)
+class Plot:
+    """What is drawn while a step's command runs, once without its options and once with them."""
+
+    series: str
+    """What is counted: cpu, memory, swap, pids, read, written, received or sent."""
+    limit: float
+    """What the options ask for, in the series' unit: CPUs, bytes, processes, bytes a second."""
+    seconds: float = 4.0
+    """When the command is stopped, where it hasn't ended."""
+    ends: bool = False
+    """Whether it ends by itself: then it may take longer where the processor is emulated."""
+    linger: float = 0.0
+    """Seconds that it is watched for after its end, while what it has started goes on."""
+    against: Sequence[str] = ()
+    """The options that it has without the limit."""
+    ground: str = ""
+    """What it needs around it: a `disk`, or somebody in the `network` who listens."""
+
+
+@dataclass(frozen=True)
 class Step:
     """One step: what is asked, what is run, what is measured, and why it came out so."""
 
@@ -98,6 +118,10 @@ class Step:
     """The system calls that matter here, where they aren't the demo's."""
     picture: bool = False
     """Whether there is a network to draw."""
+    plot: Plot | None = None
+    """What there is to plot."""
+    looks: str = ""
+    """What is read of the container's groups in place of its output: `trees` or `accounts`."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +191,8 @@ def _step(row: dict[str, Any]) -> Step:
     row["expected"] = Verdict(row["expected"])
     if "beside" in row:
         row["beside"] = [Beside(**each) for each in row["beside"]]
+    if "plot" in row:
+        row["plot"] = Plot(**row["plot"])
     return Step(choices=choices, **_worded(row))
 
 

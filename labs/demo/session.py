@@ -1,8 +1,12 @@
 """A demo being played: to a student at a terminal, or from beginning to end to whoever reads."""
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from rich.console import Group
+from rich.constrain import Constrain
+from rich.live import Live
 from rich.text import Text
 
 from checks.model import Verdict
@@ -26,6 +30,9 @@ from labs.demo.screen import Screen
 from labs.demo.script import Demo, Step
 from labs.texts import say
 
+FRAME = 0.1
+"""Seconds between two pictures of a plot that grows."""
+
 
 def shown(step: Step) -> tuple[str, ...]:
     """Return the keys of a step that has been played."""
@@ -40,7 +47,26 @@ def explained(step: Step) -> tuple[str, ...]:
 
 def measured(engine: Engine, played: Sequence[Played]) -> dict[str, Verdict]:
     """Return the verdicts without a runtime on the axes that were measured with one."""
-    return {axis: engine.before(axis) for axis in summary.measured(played)}
+    known = {done.step.axis: done.before for done in played if done.before}
+    return {axis: known.get(axis) or engine.before(axis) for axis in summary.measured(played)}
+
+
+def live(engine: Engine, demo: Demo, step: Step, screen: Screen | None) -> Played:
+    """Play a step; where there is a terminal, its plots are seen to grow."""
+    if not (step.plot and screen and screen.plots and screen.live):
+        return engine.play(step)
+    drawn = 0.0
+    # It draws where we say so, and not from a thread of its own: the engine forks.
+    with Live(console=screen.out, auto_refresh=False, transient=True) as picture:
+
+        def watch(growing: Played) -> None:
+            nonlocal drawn
+            if time.monotonic() - drawn >= FRAME:
+                drawn = time.monotonic()
+                page = pages.growing(screen, demo, growing)
+                picture.update(Constrain(Group(*page), screen.width), refresh=True)
+
+        return engine.play(step, watch)
 
 
 def read_out(
@@ -52,7 +78,7 @@ def read_out(
         screen.show(pages.opening(screen, demo, engine.places))
     played = []
     for step in steps:
-        played.append(engine.play(step))
+        played.append(live(engine, demo, step, screen))
         if screen:
             head = pages.step_head(screen, demo, step, engine.places["root"])
             asked = pages.intro(screen, step, engine.places)
@@ -126,7 +152,7 @@ class Player:
         if step.id not in self.played:
             if (key := self._ask(step)) != ENTER:
                 return key
-            self.played[step.id] = self.engine.play(step)
+            self._play(step)
             self.trouble = progress.played(self.demo.stage, step.id) or self.trouble
         keys = (AGAIN, SHELL, CALLS, FACTS, HELP, *([PICTURE] if step.picture else []))
         while True:
@@ -142,8 +168,11 @@ class Player:
 
     def _play(self, step: Step) -> None:
         """Play a step and keep what happened."""
-        self._say_playing()
-        self.played[step.id] = self.engine.play(step)
+        if step.plot:
+            self.screen.show([Text()], page=True)
+        elif step.id in self.played:
+            self._say_playing()
+        self.played[step.id] = live(self.engine, self.demo, step, self.screen)
 
     def _say_playing(self) -> None:
         """Say that something is under way: it may take a moment."""

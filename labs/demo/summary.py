@@ -17,6 +17,8 @@ from labs.demo.screen import Screen
 from labs.demo.script import Demo, exists
 from labs.texts import say
 
+CLOSED = (Verdict.ISOLATED, Verdict.LIMITED)
+"""The verdicts on an axis that a stage has closed."""
 TITLED = 110
 """Columns from which the table says what each axis is."""
 
@@ -47,7 +49,7 @@ def table(
     family takes one row.
     """
     after = measured(played)
-    closed = [axis for axis, verdict in after.items() if verdict is Verdict.ISOLATED]
+    closed = [axis for axis, verdict in after.items() if verdict in CLOSED]
     count = say("demo.count", closed=len(closed), measured=len(after), all=len(axes()))
     each: list[Row] = [((axis,), before[axis], verdict) for axis, verdict in after.items()]
     page: pages.Blocks = []
@@ -86,7 +88,7 @@ def _families(rows: Sequence[Row]) -> list[Row]:
 def _open(screen: Screen, demo: Demo) -> pages.Blocks:
     """Return how many axes each of the later stages is about."""
     later = Counter(axis.stage for axis in axes().values() if axis.stage > demo.number)
-    if not demo.compare or not later:
+    if demo.number == 1 or not later:
         return []
     counts = [
         say("demo.open_stage", count=count, stage=say(f"demo.stage{number}"))
@@ -99,13 +101,13 @@ def _table(screen: Screen, rows: Sequence[Row]) -> Table:
     """Return the axes: before and after this stage, and who closes what is open."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), header_style="dim", pad_edge=False)
     titled = screen.width >= TITLED and all(len(names) == 1 for names, _, _ in rows)
-    leaks = any(after is not Verdict.ISOLATED for _, _, after in rows)
+    leaks = any(after not in CLOSED for _, _, after in rows)
     columns = ["axis", *(["title"] if titled else []), "before", "after"]
     for name in (*columns, *(["closes"] if leaks else [])):
         table.add_column(say(f"demo.column_{name}"))
     for names, before, after in rows:
         row = axes()[names[0]]
-        closes = "" if after is Verdict.ISOLATED else _stage(row.stage, row.option)
+        closes = "" if after in CLOSED else _stage(row.stage, row.option)
         family, _, first = names[0].partition(".")
         more = [name.partition(".")[2] for name in names[1:]]
         cells = [

@@ -9,6 +9,9 @@ LINE = re.compile(r"\[(\d+)\] ([A-Za-z_0-9]+)\((.*?)\)(?: = (-?\d+(?: E\w+ \(.*\
 IDLE = re.compile(r", (?:NULL|exit_signal \w+|MS_NOSUID\|MS_NODEV\|MS_NOEXEC)|^NULL, ")
 """Arguments that say nothing to somebody who reads a call in short."""
 
+GROUP = re.compile(r'"/[^"]*/(?=labrun-run-[0-9a-f]+")|"/[^"]*/labrun-run-[0-9a-f]+/')
+"""Where a container's group is: what tells is the file in it."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -30,6 +33,7 @@ class Call:
         Where one flag of several was `wanted`, as in `clone3(CLONE_NEWNET`, it stands for all.
         """
         words = IDLE.sub("", self.arguments.partition(", [")[0]).replace(f'"{root}"', '"ROOT"')
+        words = GROUP.sub(r'"…/', words)
         flag = wanted.partition("(")[2]
         if flag in (flags := words.split("|")) and len(flags) > 1:
             words = f"…|{flag}"

@@ -127,12 +127,16 @@ class Grid:
 
     def legend(self, layout: Layout) -> Text:
         """Return what the signs and words mean, as far as they are to be seen."""
-        told = []
+        lines = [""]
         for verdict in self.verdicts():
             word, short = say(f"matrix.{verdict}"), say(f"matrix.short_{verdict}")
             words = self.words(verdict, short=layout.short)
-            told.append(f"{words} = {word}" if layout.short and word != short else words)
-        return self.screen.prose("   ".join(told), style="dim")
+            told = f"{words} = {word}" if layout.short and word != short else words
+            # A sign never stands at one line's end, and its word at the next one's beginning.
+            if lines[-1] and cell_len(lines[-1]) + 3 + cell_len(told) > self.screen.width:
+                lines.append("")
+            lines[-1] += f"   {told}" if lines[-1] else told
+        return Text("\n".join(lines), style="dim", no_wrap=True)
 
     def lines(self) -> list[Axis | None]:
         """Return the axes from top to bottom, and None between two groups of them.

@@ -1,12 +1,11 @@
-"""The measuring: a process a column, several at once; a bench a cell, as in `labrun check`."""
+"""The measuring: a process a column, several at once; where, is for `places.py`."""
 
 import json
 import os
 import select
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -14,16 +13,14 @@ from typing import NoReturn
 from checks import kernel
 from checks.bench import Bench, NoBench
 from checks.model import Axis, Finding, Verdict
-from checks.peers import runtime
 from checks.probes import observe, probes
-from checks.trial import Trial
 from checks.visitor import ENDINGS, signals_held
 from labs.demo.stop import Stop
 from labs.errors import CANNOT, Refused
 from labs.matrix.columns import Column
+from labs.matrix.places import Places
 from labs.texts import say
 
-Through = Callable[[], AbstractContextManager[None]]
 Results = Mapping[str, Mapping[str, Finding]]
 """What was found, by column and axis."""
 
@@ -138,12 +135,13 @@ def _measure(column: Column, asked: Sequence[Axis], place: Path, answer: int) ->
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
             # As Ctrl-C: a labrun that is killed can't ask us to take the bench down.
             kernel.die_with_parent(signal.SIGINT)
-            for axis in asked:
-                _tell(answer, {"axis": axis.id})
-                finding = _look(column, axis.id, place, stop.let_through)
-                evidence = list(finding.evidence)
-                told = {"axis": axis.id, "verdict": str(finding.verdict), "evidence": evidence}
-                _tell(answer, told)
+            with Places(column.command, place, stop.let_through) as places:
+                for axis in asked:
+                    _tell(answer, {"axis": axis.id})
+                    finding = _look(places, axis.id)
+                    evidence = list(finding.evidence)
+                    told = {"axis": axis.id, "verdict": str(finding.verdict), "evidence": evidence}
+                    _tell(answer, told)
         os._exit(0)
     finally:
         # However it ends, this process must never go on as a second labrun.
@@ -157,14 +155,13 @@ def _tell(pipe: int, line: Mapping[str, object]) -> None:
         text = text[os.write(pipe, text) :]
 
 
-def _look(column: Column, axis: str, place: Path, let_through: Through) -> Finding:
-    """Return what the axis's probe finds on a bench of its own: no cell can spoil another."""
+def _look(places: Places, axis: str) -> Finding:
+    """Return what the axis's probe finds at the place that it is given."""
     if axis not in probes():
         return Finding(Verdict.UNKNOWN, (say("matrix.no_probe"),))
     try:
-        judged = runtime(column.command)
-        with Bench(place) as bench, let_through():
-            return observe(axis, Trial(judged, bench))
+        with places.trial(axis) as trial:
+            return observe(axis, trial)
     except Exception as error:
         # No bench, or one that could not be taken down: that says nothing about the runtime.
         return Finding(Verdict.UNKNOWN, (str(error) or repr(error),))

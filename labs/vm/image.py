@@ -37,6 +37,8 @@ PACKAGES = (
 )
 """A machine that one can log in to; what labrun needs on it is provision.sh's."""
 SIZE = "8G"
+DEBOOTSTRAP = ("unshare", "--mount", "mmdebstrap")
+"""It mounts /proc, /sys and devices in the tree: nobody else sees those, nor has them left over."""
 
 
 @dataclass(frozen=True)
@@ -126,14 +128,14 @@ def _fill(root: Path, work: Path) -> None:
         folder_.chmod(0o755)
     common = ["--components=main", f"--architectures={ours.debian}", f"--keyring={KEYRINGS}"]
     progress.line(say("vm.making_kernel"))
-    _call(["mmdebstrap", "--variant=extract", f"--include={image}", *common, OLDEST, kernel])
+    _call([*DEBOOTSTRAP, "--variant=extract", f"--include={image}", *common, OLDEST, kernel])
     progress.line(say("vm.making_tree"))
     script = shlex.quote(str(CHECKOUT / "labs/vm/customize.sh"))
     customize = f'{script} "$1" {shlex.join([str(work / "checkout"), str(kernel)])}'
     include = ",".join([image, *PACKAGES])
     _call(
         [
-            *("mmdebstrap", "--variant=minbase", f"--include={include}", *common),
+            *(*DEBOOTSTRAP, "--variant=minbase", f"--include={include}", *common),
             *(f"--customize-hook={customize}", SUITE, tree),
         ]
     )

@@ -80,7 +80,10 @@ class State:
 
 
 class KvmFails(Exception):
-    """KVM is here and can't run this guest: so it is where virtualization is nested only half."""
+    """KVM is here and can't run this guest: so it is where virtualization is nested only half.
+
+    The guest stops at an instruction, or QEMU itself gives up at a register that it can't set.
+    """
 
 
 class Machine:
@@ -168,7 +171,7 @@ class Machine:
         self._note(replace(state, pid=process.pid))
         self._write_ssh(state.port)
         try:
-            self._await(process)
+            self._await(process, how)
         except BaseException:
             # Nobody would know how far it came.
             process.kill()
@@ -219,13 +222,15 @@ class Machine:
         config = SSH_CONFIG.format(port=port, user=USER, folder=self.folder, socket="ssh.sock")
         (self.folder / "ssh_config").write_text(config)
 
-    def _await(self, process: "subprocess.Popen[bytes]") -> None:
-        """Wait until it answers."""
+    def _await(self, process: "subprocess.Popen[bytes]", accelerator: str) -> None:
+        """Wait until it answers; raise KvmFails where it is KVM that keeps it from that."""
         until = time.monotonic() + PATIENCE
         while True:
             # sshd takes seconds to come; each try costs the machine time that it needs for that.
             time.sleep(1)
             if process.poll() is not None:
+                if accelerator == "kvm":
+                    raise KvmFails
                 said = (self.folder / "qemu.log").read_text(errors="replace").strip()
                 why = said.splitlines()[-1] if said else say("vm.ended_silently")
                 raise Refused("vm", why, say("vm.see", file=self.folder / "qemu.log"))

@@ -10,6 +10,7 @@
 VENV=/opt/labrun/venv
 COMMANDS=/usr/local/bin
 MOTD=/etc/motd.d/labrun
+DELEGATION=/etc/systemd/system/user@.service.d/labrun.conf
 POLICY=/usr/sbin/policy-rc.d # asked before a package's service is started; 101 forbids it
 UNITS=/opt/labrun/units      # those enabled before an installation that has not ended yet
 MARK='Made by labs/vm/provision.sh'
@@ -276,6 +277,16 @@ report() {
     if [ -n "$written" ]; then say "$1: $2"; else say "$1: all there"; fi
 }
 
+# Stage 3 as an ordinary user: systemd gives a user's own part of the control groups some
+# controllers (memory and pids everywhere), and this asks for the others. See user@.service(5).
+delegation() {
+    written=''
+    printf '# %s\n[Service]\nDelegate=cpu cpuset io memory pids\n' "$MARK" >"$log"
+    put "$DELEGATION" 644
+    if [ -n "$written" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+    report delegation "$DELEGATION, from the next login on"
+}
+
 # Shown by pam_motd(8), once, to whoever logs in.
 message() {
     written=''
@@ -352,6 +363,7 @@ look_around
 packages
 environment
 commands
+delegation
 message
 rootfs
 try_out

@@ -68,16 +68,21 @@ def record(target: Path) -> None:
 def differing(fresh: Path) -> list[str]:
     """Return the generated files, relative to docs/, that are not as they would be written now.
 
-    Also those that nothing writes any more.
+    Also those that nothing writes any more; not those in which only measured figures differ.
     """
+    from labs.docs.record import measured
+
     made = {str(path.relative_to(fresh)) for path in fresh.rglob("*") if path.is_file()}
     there = {str(path.relative_to(DOCS)) for path in GENERATED.rglob("*") if path.is_file()}
     return sorted(
         name
         for name in made | there
-        if name not in made
-        or not (DOCS / name).is_file()
-        or (fresh / name).read_bytes() != (DOCS / name).read_bytes()
+        if measured.comparable(name, fresh, DOCS)
+        and (
+            name not in made
+            or not (DOCS / name).is_file()
+            or not measured.alike(DOCS / name, fresh / name)
+        )
     )
 
 

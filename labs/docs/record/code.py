@@ -1,11 +1,13 @@
 """The code that a page shows: functions, cut out of the source by name, their lines marked.
 
-docs/code.toml lists them, `function` where two have the same name. A mark is the text of a line
+docs/code.toml lists them, `function` where two have the same name, or for one of a class
+(`Class.function`). A mark is the text of a line
 that the page explains: ① stands at the end of the first, ② of the second. A mark that stands
 nowhere, or twice, fails the recording.
 """
 
 import ast
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -39,9 +41,13 @@ def _block(name: str, file: str, marks: list[str]) -> str:
 
 
 def _source(name: str, file: str) -> str:
-    """Return a function's source."""
+    """Return a function's source, from the margin on."""
     text = (CHECKOUT / file).read_text(encoding="utf-8")
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.FunctionDef) and node.name == name:
-            return ast.get_source_segment(text, node) or ""
+    body, (*owner, function) = ast.parse(text).body, name.split(".")
+    if owner:
+        classes = (node for node in body if isinstance(node, ast.ClassDef))
+        body = next((node.body for node in classes if node.name == owner[0]), [])
+    for node in body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            return textwrap.dedent(ast.get_source_segment(text, node, padded=True) or "")
     raise Refused(f"{file}, {name}", "there is no such function", "docs/code.toml")

@@ -12,6 +12,9 @@ from labs.demo import boxes, pages, picture
 from labs.demo.engine import Played
 from labs.demo.screen import Screen
 from labs.demo.script import Demo
+from labs.demo.summary import CLOSED
+from labs.docs.record import measured as measured_
+from labs.docs.record import plots
 from labs.texts import say
 
 WIDTH = 76
@@ -41,12 +44,16 @@ def _code(text: str) -> str:
 
 def step(screen: Screen, demo: Demo, done: Played) -> str:
     """Return what happened in a step: both sides, the verdict with its evidence, and the calls."""
-    lines = ['<figure class="played">', '<div class="sides">']
-    for stage, title, side in boxes.written(done, WIDTH, ROOM):
-        name, label = "container" if stage else "host", escape(title)
+    limits = done.finding.verdict is Verdict.LIMITED
+    kind = measured_.MEASURED if done.step.plot or limits else "played"
+    lines = [f'<figure class="{kind}">', '<div class="sides">']
+    for side, title, content in boxes.written(done, WIDTH, ROOM):
+        free = side.measured and side.measured.limit is None
+        name, label = "container" if side.stage and not free else "host", escape(title)
         lines.append(
-            f'<div class="side {name}"><p>{label}</p><pre tabindex="0" aria-label="{label}">'
-            f"<code>{spans(side, screen.out)}</code></pre></div>"
+            f'<div class="side {name}"><p>{label}</p>{plots.drawn(done, side)}'
+            f'<pre tabindex="0" aria-label="{label}">'
+            f"<code>{spans(content, screen.out)}</code></pre></div>"
         )
     lines += ["</div>", "<figcaption>"]
     sign = escape(screen.sign(done.finding.verdict).plain)
@@ -103,7 +110,7 @@ def measured(before: Mapping[str, Verdict], after: Mapping[str, Verdict]) -> str
     for axis, verdict in after.items():
         row = axes()[axis]
         title = escape(row.title[texts.language()], quote=False)
-        closes = "" if verdict is Verdict.ISOLATED else say(f"demo.stage{row.stage}")
+        closes = "" if verdict in CLOSED else say(f"demo.stage{row.stage}")
         rows.append(
             f'<tr><th scope="row"><code>{axis}</code><br>{title}</th>'
             f"<td>{_sign(before[axis])}</td><td>{_sign(verdict)}</td><td>{escape(closes)}</td></tr>"

@@ -19,15 +19,19 @@ from checks.bench import Bench
 from labs import texts
 from labs.demo import engine, pages, script, summary
 from labs.demo.screen import Screen
-from labs.docs.record import html, labhost
+from labs.docs.record import html, labhost, measured
 from labs.docs.record.normal import Normal
 from labs.stages import reference
 from labs.texts import say
 
 COLUMNS, LINES = 80, 24
 """The terminal that a page shows a picture of."""
-PICTURED = {"stage1": "ip-route", "stage2": "net"}
+PICTURED = {"stage1": "ip-route", "stage2": "net", "stage3": "cpu"}
 """Each stage's most telling step."""
+TRACED = {"stage3": "--memory 64m --cpus 0.5 --pids-limit 64 --net-rate 8mbit"}
+"""The options with which a stage's run is traced, where it takes any to show what is new."""
+LIMITING = "stage3"
+"""From this stage on a runtime makes control groups, and a machine's version of them shows."""
 PAPER, INK = (20, 27, 31), (222, 230, 232)
 RED, GREEN, YELLOW = (255, 123, 114), (126, 214, 140), (230, 190, 100)
 BLUE, MAGENTA, CYAN = (121, 170, 255), (210, 168, 255), (86, 205, 214)
@@ -63,8 +67,13 @@ def main() -> None:
     normal = Normal(stage)
     shared = folder / stage
     shared.mkdir(parents=True, exist_ok=True)
+    if stage >= LIMITING:
+        (shared / measured.TREE).write_text(f"{measured.version()}\n", encoding="ascii")
     traced = subprocess.run(
-        [reference(stage), "run", "--trace", str(labhost.ROOT), "/bin/ip", "route"],
+        [
+            *(reference(stage), "run", "--trace", *TRACED.get(stage, "").split()),
+            *(str(labhost.ROOT), "/bin/ip", "route"),
+        ],
         capture_output=True,
         text=True,
         check=True,
@@ -114,6 +123,7 @@ def _record(stage: str, folder: Path) -> None:
 def _picture(demo: script.Demo, done: engine.Played) -> str:
     """Return a step's page as it looks on a terminal, drawn by rich."""
     screen = Screen()
+    screen.draws = True
     console = Console(
         record=True,
         width=COLUMNS,
