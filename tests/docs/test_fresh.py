@@ -24,7 +24,10 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.once
 @pytest.mark.xdist_group("machine")
+# Everything is recorded afresh, once for all of them: minutes, and more on a busy machine.
+@pytest.mark.timeout(1800)
 class TestRecorded:
     """By `labrun docs --refresh`, into another folder."""
 
@@ -66,12 +69,15 @@ def test_code_is_cut_out_of_the_source() -> None:
     for name, block in blocks.items():
         assert (CHECKOUT / "docs/generated/code" / name).read_text(encoding="utf-8") == block
     assert "linux.chroot(root)  # ①" in blocks["enter_root.md"]
+    assert "\ndef join(self) -> None:\n" in blocks["v1-join.md"]
 
 
 @pytest.mark.parametrize(
     ("row", "why"),
     [
         ('[nobody]\nfile = "stages/linux.py"\nmarks = []', "no such function"),
+        ('["Nobody.join"]\nfile = "stages/linux.py"\nmarks = []', "no such function"),
+        ('[join]\nfile = "stages/stage3_cgroups/v1.py"\nmarks = []', "no such function"),
         ('[chroot]\nfile = "stages/linux.py"\nmarks = ["nothing like it"]', "0 lines have"),
         ('[chroot]\nfile = "stages/linux.py"\nmarks = ["chroot"]', "lines have"),
     ],
