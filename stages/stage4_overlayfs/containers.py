@@ -1,0 +1,134 @@
+"""Containers: what each was made from, what it is called, and whether it is running.
+
+containers/ID/image     the manifest it was made from; a directory's has none
+containers/ID/name      what it is called, if it has a name
+containers/ID/running   locked as long as its runtime lives
+containers/ID/DRIVER/   what it wrote, as the storage driver keeps it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+
+from stages import linux
+from stages.stage4_overlayfs import storage
+from stages.stage4_overlayfs.more.names import shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stages.stage4_overlayfs.store import Store
+
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+"""What Docker takes for a name, too."""
+OURS = ("image", "name", "running")
+
+
+def create(store: Store, name: str, manifest: str) -> tuple[str, int]:
+    """Make a container's folder; return its ID, and a descriptor that locks it until it is closed.
+
+    Raises ValueError for a name that can't be, FileExistsError for one that another has.
+    """
+    if name and not NAME.fullmatch(name):
+        raise ValueError(f"--name {shown(name)}: say letters, digits and _ . - (two at least)")
+    identity = os.urandom(6).hex()
+    folder = f"{store.root}/containers/{identity}"
+    with alone(store):
+        if name and (holder := called(store, name)):
+            why = f"container {holder} has this name: `rm {name}` removes it"
+            raise FileExistsError(errno.EEXIST, why, f"--name {name}")
+        os.mkdir(folder, 0o700)
+        for file, text in (("name", name), ("image", manifest)):
+            if text:
+                # Whole or not at all: verify reads it, whenever we are killed.
+                with open(f"{folder}/.{file}", "x", encoding="ascii") as written:
+                    written.write(text)
+                os.rename(f"{folder}/.{file}", f"{folder}/{file}")
+        return identity, occupy(folder)
+
+
+def occupy(folder: str) -> int:
+    """Return a descriptor that locks a container; raise BlockingIOError where another has it."""
+    flags = linux.O_RDWR | linux.O_CREAT | linux.O_CLOEXEC
+    fd = linux.open_file(f"{folder}/running", flags, 0o600)
+    try:
+        linux.flock(fd, linux.LOCK_EX | linux.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+@contextlib.contextmanager
+def alone(store: Store) -> Iterator[None]:
+    """Have no other process give a name meanwhile."""
+    flags = linux.O_RDONLY | linux.O_DIRECTORY | linux.O_CLOEXEC
+    fd = linux.open_file(f"{store.root}/containers", flags)
+    try:
+        linux.flock(fd, linux.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def called(store: Store, name: str) -> str:
+    """Return the ID of the container with this name, "" where there is none."""
+    for identity in os.listdir(f"{store.root}/containers"):
+        try:
+            with open(f"{store.root}/containers/{identity}/name", encoding="ascii") as file:
+                if file.read() == name:
+                    return identity
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    return ""
+
+
+def find(store: Store, word: str) -> str:
+    """Return the ID of a container by its name, its ID or how that begins; or raise."""
+    there = [one for one in sorted(os.listdir(f"{store.root}/containers")) if word]
+    if word in there:
+        return word
+    if found := called(store, word):
+        return found
+    matching = [one for one in there if one.startswith(word)]
+    if len(matching) == 1:
+        return matching[0]
+    why = "several begin so: say more of it" if matching else "no container has this name or ID"
+    raise FileNotFoundError(errno.ENOENT, why, shown(word) or "''")
+
+
+def driver_of(store: Store, identity: str) -> storage.Driver | None:
+    """Return the storage driver that a container's files are kept by; None where it has none."""
+    for name in storage.DRIVERS:
+        if os.path.isdir(f"{store.root}/containers/{identity}/{name}"):
+            return storage.choose(name, store.root)
+    return None
+
+
+def remove(store: Store, identity: str) -> None:
+    """Remove a container and all that it wrote; raise OSError, EBUSY, while it is running."""
+    folder = f"{store.root}/containers/{identity}"
+    try:
+        fd = occupy(folder)
+    except BlockingIOError:
+        raise OSError(errno.EBUSY, "it is running: end its command first", identity) from None
+    try:
+        erase(store, identity)
+    finally:
+        os.close(fd)
+
+
+def erase(store: Store, identity: str) -> None:
+    """Remove it, as the one who has locked it."""
+    if driver := driver_of(store, identity):
+        driver.remove(identity)
+    folder = f"{store.root}/containers/{identity}"
+    # Its image last: what it says keeps the layers, and until then they may be in use.
+    for name in (*(f".{one}" for one in OURS), *reversed(OURS)):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{folder}/{name}")
+    os.rmdir(folder)

@@ -1,0 +1,1 @@
+"""What stage 4 needs and its story doesn't: other drivers, images from elsewhere, tidying up."""
