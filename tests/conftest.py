@@ -48,3 +48,9 @@ def stage1() -> str:
 def stage2() -> str:
     """Return the command `stage2` of this environment."""
     return str(Path(sys.executable).with_name("stage2"))
+
+
+@pytest.fixture(scope="session")
+def stage3() -> str:
+    """Return the command `stage3` of this environment."""
+    return str(Path(sys.executable).with_name("stage3"))

@@ -5,13 +5,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from checks import ledger
+from checks import ledger, mounts
 from labs import paths
 from stages.stage2_namespaces.more import bridge
 
@@ -79,7 +80,7 @@ def machine() -> dict[str, object]:
     Other tests run beside this one, so what a living run keeps in its ledger is not counted, nor a
     segment that will go with its process (SHM_DEST in its mode).
     """
-    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    table = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
     segments = [
         row.split()[1:3]
         for row in Path("/proc/sysvipc/shm").read_text(encoding="ascii").splitlines()[1:]
@@ -87,7 +88,7 @@ def machine() -> dict[str, object]:
     with ledger.abandoned() as pages:
         left = [str(path) for page in pages for _, path in page.left()]
     return {
-        "mounts": sorted(" ".join(line.split()[2:]) for line in mounts),
+        "mounts": sorted(" ".join(line.split()[2:]) for line in table),
         "left by a dead run": left,
         "host name": os.uname().nodename,
         "segments": [id_ for id_, mode in segments if not int(mode, 8) & 0o1000],
@@ -97,7 +98,50 @@ def machine() -> dict[str, object]:
             for row in Path("/proc/net/route").read_text(encoding="ascii").splitlines()
             if row.split()[0] != bridge.BRIDGE
         ],
+        "groups": abandoned_groups(),
     }
+
+
+def groups() -> set[Path]:
+    """Return the control groups of runtimes: on v1 one a hierarchy for each container."""
+    tops = [mount for mount in mounts.parse(mounts.own()) if mount.type in ("cgroup", "cgroup2")]
+    found = set()
+    for top in tops:
+        for folder, below, _ in os.walk(top.point):
+            found |= {Path(folder, name) for name in below if name.startswith("labrun-run-")}
+    return found
+
+
+def empty(group: Path) -> bool:
+    """Return whether no process is in a group, or in one below it; a group that is gone isn't."""
+    try:
+        lists = [Path(folder, "cgroup.procs").read_bytes() for folder, _, _ in os.walk(group)]
+    except OSError:
+        return False
+    return bool(lists) and not any(lists)
+
+
+def abandoned_groups(patience: float = 10) -> set[Path]:
+    """Return the control groups that nobody is in, and that nobody removes either.
+
+    Other tests run beside this one. A living run's group is empty for a moment only.
+    """
+    left = set(filter(empty, groups()))
+    until = time.monotonic() + patience
+    while left and time.monotonic() < until:
+        time.sleep(0.05)
+        left = {group for group in left if group.exists() and empty(group)}
+    return left
+
+
+def processes(mark: str) -> list[str]:
+    """Return the processes that have `mark` in their command lines, but for this one."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in entry.read_bytes() and int(entry.parent.name) != os.getpid():
+                found.append(entry.parent.name)
+    return found
 
 
 def links_of_runtimes() -> set[str]:

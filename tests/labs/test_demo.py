@@ -61,6 +61,14 @@ def second() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
+def third() -> dict[str, Any]:
+    """Return the report of stage 3."""
+    status, report = measured("--no-input", stage="stage3")
+    assert status == 0, [row["evidence"] for row in report["steps"]]
+    return report
+
+
+@pytest.fixture(scope="module")
 def page() -> str:
     ended = demo("--no-input", "--lang", "en", COLUMNS="80")
     assert ended.returncode == 0
@@ -72,11 +80,12 @@ def step(report: dict[str, Any], name: str) -> dict[str, Any]:
     return next(row for row in report["steps"] if row["id"] == name)
 
 
-@pytest.mark.parametrize("stage", ["whole", "second"])
+@pytest.mark.once
+@pytest.mark.parametrize("stage", ["whole", "second", "third"])
 def test_the_report_is_the_contracts(stage: str, request: pytest.FixtureRequest) -> None:
     report = request.getfixturevalue(stage)
     assert report["schema"] == 1
-    assert report["stage"] == {"whole": "stage1", "second": "stage2"}[stage]
+    assert report["stage"] == {"whole": "stage1", "second": "stage2", "third": "stage3"}[stage]
     assert [row["id"] for row in report["steps"]] == [
         step.id for step in load(report["stage"]).steps
     ]
@@ -88,7 +97,8 @@ def test_the_report_is_the_contracts(stage: str, request: pytest.FixtureRequest)
         assert row["verdict"] == row["expected"]
         assert row["evidence"]
         for side in ("host", "container"):
-            assert list(row[side]) == ["stdout", "stderr", "status"]
+            assert list(row[side])[:3] == ["stdout", "stderr", "status"]
+            assert set(list(row[side])[3:]) <= {"series"}
 
 
 def test_inside_the_root_is_another(whole: dict[str, Any], rootfs: Path) -> None:
@@ -203,6 +213,63 @@ def test_stage2_leaves_no_link_but_the_bridge_and_no_process() -> None:
     assert servers.stdout == b""
 
 
+@pytest.mark.once
+def test_stage3_plots_each_load_without_its_limit_and_with_it(third: dict[str, Any]) -> None:
+    plotted = [row for row in third["steps"] if "series" in row["host"]]
+    names = {"cpu": "cpu", "memory": "memory", "swap": "swap", "pids": "pids"}
+    names |= {"disk": "written", "network": "sent"}
+    assert [row["id"] for row in plotted] == list(names)
+    for row in plotted:
+        (free,), (bound,) = row["host"]["series"], row["container"]["series"]
+        assert free["name"] == bound["name"] == names[row["id"]]
+        assert free["limit"] is None
+        assert len(bound["points"]) > 5
+        times = [at for at, _ in bound["points"]]
+        assert times == sorted(times)
+        assert times[-1] < 6
+        most = max(value for _, value in bound["points"])
+        if bound["unit"] in ("bytes", "processes"):
+            assert most <= bound["limit"]
+    assert step(third, "memory")["container"]["stdout"].startswith("tail: status 137\n")
+    assert step(third, "memory")["host"]["stdout"] == "tail: status 0\n"
+    assert "oom_kill 1" in step(third, "memory")["container"]["stderr"]
+    assert "can't fork" in step(third, "pids")["container"]["stderr"]
+    assert step(third, "race")["host"]["stdout"] == "in\nout\n"
+    assert step(third, "race")["container"]["stdout"] == "in\nin\n"
+    assert "cpu.max 25000 100000\n" in "".join(
+        step(third, "trees")[side]["stdout"] for side in ("host", "container")
+    )
+
+
+def test_a_runtime_without_limits_is_failed_by_stage3() -> None:
+    status, report = measured("cpu", "--runtime", reference("stage2"), stage="stage3")
+    assert status == FAILED
+    assert report["steps"][0]["verdict"] == "broken"
+    assert "--cpus" in json.dumps(report["steps"][0])
+
+
+@pytest.mark.once
+def test_stage3_leaves_no_group_no_disk_and_no_listener(rootfs: Path) -> None:
+    mine = r"labrun-(run|bench)-"
+    before = set(Path("/sys/fs/cgroup").rglob("labrun-*"))
+    process = subprocess.Popen(
+        [LABRUN, "stage3", "disk", "network", "--no-input"], stdout=subprocess.PIPE
+    )
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    page = f"/run/labrun/{process.pid}-"
+    assert not [path for path in Path("/run/labrun").iterdir() if str(path).startswith(page)]
+    # Others may run just now, and end in their time: what nobody will remove stays.
+    left = [path for path in Path("/sys/fs/cgroup").rglob("labrun-*") if re.match(mine, path.name)]
+    until = time.monotonic() + 120
+    while still := [path for path in set(left) - before if path.exists()]:
+        assert time.monotonic() < until, still
+        time.sleep(0.5)
+    assert not list((rootfs / "tmp").iterdir())
+    sinks = subprocess.run(["pgrep", "-f", "labs/demo/sink.py"], capture_output=True, check=False)
+    assert sinks.stdout == b""
+
+
 def test_a_report_goes_to_a_file_beside_the_page(tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     ended = demo("pwd", "ip-route", "--no-input", "--json", str(file))
@@ -275,6 +342,7 @@ def test_the_last_page_has_what_was_measured_before_and_after(page: str) -> None
     assert "stage1 run ROOT /bin/sh" in page
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("columns", ["40", "60", "80", "120", "200"])
 @pytest.mark.parametrize(
@@ -302,6 +370,7 @@ def test_without_colours_the_words_are_all_there(variable: str) -> None:
     assert "✗ LEAKS" in ended.stdout.decode()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("stage", DEMOS)
 def test_an_output_that_knows_only_ascii_gets_ascii(stage: str, language: str) -> None:
@@ -314,7 +383,7 @@ def test_an_output_that_knows_only_ascii_gets_ascii(stage: str, language: str) -
     )
     assert ended.returncode == 0, ended.stderr.decode()
     text = ended.stdout.decode("ascii")
-    assert {"stage1": "\nLEAKS", "stage2": "\nISOLATED"}[stage] in text
+    assert {"stage1": "\nLEAKS", "stage2": "\nISOLATED", "stage3": "\nLIMITED"}[stage] in text
     assert "+- host ---" in text
     assert "??" not in text
 

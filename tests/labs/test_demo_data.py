@@ -12,16 +12,19 @@ from checks.probes import probes
 from checks.runtimes import VALUED
 from labs import texts
 from labs.demo import boxes, trace
+from labs.demo.boxes import FLAGS
 from labs.demo.engine import KINDS
+from labs.demo.measure import COUNTERS, LEVELS
 from labs.demo.script import FOLDER, PLACE, Demo, Step, Words, fill, load, read
 from labs.demo.wrap import CLOSING, wrap
 from labs.errors import USAGE, Refused
+from labs.texts import say
 
 DEMOS = [load(file.stem) for file in sorted(FOLDER.glob("stage*.toml"))]
 STEPS = [
     pytest.param(demo, step, id=f"{demo.stage}-{step.id}") for demo in DEMOS for step in demo.steps
 ]
-PLACES = {"root", "up", "file", "secret", "process", "shm", "port", "abstract", "here"}
+PLACES = {"root", "up", "file", "secret", "process", "shm", "port", "abstract", "here", "group"}
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 BARE = re.compile(r"[^\u4e00-\u9fff]{1,24}")
 """A Chinese text without Chinese is a name or a path, and short."""
@@ -96,12 +99,35 @@ def test_stage2_has_a_step_for_each_namespace_and_ends_with_what_they_dont_do() 
 @pytest.mark.parametrize(("demo", "step"), STEPS)
 def test_a_step_asks_only_for_options_that_the_stage_knows(demo: Demo, step: Step) -> None:
     for options in (step.options, *(beside.options for beside in step.beside or ())):
-        assert set(options[::2]) <= set(VALUED)
+        assert {word for word in options if word.startswith("--")} - {*FLAGS} <= set(VALUED)
         if "--namespaces" in options:
             kinds = options[options.index("--namespaces") + 1].split(",")
             assert set(kinds) <= set(KINDS)
     if demo.number == 1:
         assert not step.options
+    if demo.number < 3:
+        assert not step.plot
+        assert not step.looks
+
+
+@pytest.mark.parametrize(("demo", "step"), STEPS)
+def test_a_plot_has_a_series_that_is_counted_and_is_over_soon(demo: Demo, step: Step) -> None:
+    if not step.plot:
+        return
+    assert step.plot.series in {*COUNTERS, *LEVELS}
+    assert say(f"demo.series_{step.plot.series}")
+    # The contract: every load bounds itself.
+    assert step.plot.seconds <= 5
+    assert step.plot.limit > 0
+    # It is plotted as a shell script, which waits for the gauge.
+    assert list(step.command[:2]) == ["/bin/sh", "-c"]
+
+
+def test_stage3_has_a_step_for_each_thing_that_is_limited_and_plots_six() -> None:
+    steps = load("stage3").steps
+    ids = ["cpu", "memory", "swap", "pids", "disk", "network", "race", "trees", "accounts"]
+    assert [step.id for step in steps] == ids
+    assert [step.id for step in steps if step.plot and not step.looks] == ids[:6]
 
 
 @pytest.mark.parametrize(

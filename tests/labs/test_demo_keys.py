@@ -45,6 +45,7 @@ def terminal() -> Iterator[type[Terminal]]:
     run([LABRUN, "clean", "--yes"])
 
 
+@pytest.mark.once
 def test_a_student_goes_through_it(terminal: type[Terminal]) -> None:
     demo = terminal("--lang", "en")
     demo.see("Enter begin")
@@ -66,6 +67,7 @@ def test_a_student_goes_through_it(terminal: type[Terminal]) -> None:
     assert demo.end() == 0
 
 
+@pytest.mark.once
 def test_a_student_goes_through_stage2(terminal: type[Terminal]) -> None:
     demo = terminal("--lang", "en", stage="stage2")
     demo.see("Enter begin")
@@ -94,6 +96,47 @@ def test_a_student_goes_through_stage2(terminal: type[Terminal]) -> None:
     demo.press("\r", r"Build it(.|\n)*Enter end")
     demo.child.send("\r")
     assert demo.end() == 0
+
+
+@pytest.mark.once
+def test_a_student_goes_through_stage3_and_sees_plots_grow(terminal: type[Terminal]) -> None:
+    demo = terminal("--lang", "en", stage="stage3")
+    demo.see("Enter begin")
+    for number in range(1, 10):
+        demo.press("\r", rf" {number}/9(.|\n)*look without one")
+        if number == 1:
+            # The load without a limit is drawn while it runs; the other has only its limit yet.
+            grows = demo.press("b", r"0.25┤╌{20}(.|\n)*running it, and measuring")
+            assert "LIMITED" not in grows
+        else:
+            demo.child.send("b")
+        shown = demo.see(rf" {number}/9(.|\n)*You said b(.|\n)*\? help")
+        assert "≤ LIMITED" in shown or "✓ AS EXPECTED" in shown
+        assert ("0┤" in shown) is (number <= 6)
+        if number == 1:
+            facts = demo.press("e", r"cpu\.quota ≤ LIMITED(.|\n)*back to the step")
+            assert "without the limit" in facts
+            demo.press("\r", r"You said b(.|\n)*\? help")
+            demo.press("s", r"\[inside\] / #")
+            demo.press("cat /proc/self/cgroup\n", r"labrun-run-[0-9a-f]{8}")
+            demo.press("exit\n", r"You said b(.|\n)*\? help")
+    shown = demo.press("\r", r"where you stand(.|\n)*q quit")
+    assert "9 of 9 closed" in shown
+    demo.press("\r", r"Build it(.|\n)*Enter end")
+    demo.child.send("\r")
+    assert demo.end() == 0
+
+
+def test_ctrl_c_ends_a_load_that_is_measured(terminal: type[Terminal]) -> None:
+    demo = terminal("--lang", "en", stage="stage3")
+    demo.see("Enter begin")
+    demo.press("\r", r" 1/9(.|\n)*look without one")
+    demo.press("\r", r"0.25┤╌{20}(.|\n)*running it, and measuring")
+    made = demo.made()
+    demo.child.send("\x03")
+    assert demo.end() == 128 + signal.SIGINT
+    assert not [path for path in made if path.exists()]
+    assert demo.deserted()
 
 
 def test_the_last_page_is_one_page_where_it_fits(terminal: type[Terminal]) -> None:

@@ -26,7 +26,10 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
     monkeypatch.setenv("COLUMNS", str(COLUMNS))
     monkeypatch.setenv("LINES", str(ROWS))
     before = texts.language()
-    yield Screen()
+    screen = Screen()
+    # As at a terminal: there plots are drawn.
+    screen.draws = True
+    yield screen
     texts.speak(before)
 
 
@@ -40,6 +43,7 @@ def shown(screen: Screen, page: pages.Blocks) -> str:
     return capture.get()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("stage", DEMOS)
 def test_each_page_fits_and_each_verdict_is_the_expected_one(

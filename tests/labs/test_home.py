@@ -368,6 +368,7 @@ def test_enter_goes_on_and_what_was_played_is_kept(state: Path) -> None:
     assert f"◐ step 2/{len(STEPS)}" in plain(state, "--lang", "en")
 
 
+@pytest.mark.once
 @ROOT_ONLY
 @MACHINE
 def test_whoever_begins_in_the_middle_gets_the_whole_table(state: Path) -> None:
@@ -467,6 +468,7 @@ def test_what_ends_the_demo_at_once_ends_the_map_and_leaves_nothing(
     assert home.deserted()
 
 
+@pytest.mark.once
 @ROOT_ONLY
 @MACHINE
 def test_a_check_that_passes_is_seen_on_the_map(state: Path) -> None:

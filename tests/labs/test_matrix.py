@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,16 @@ import pytest
 from rich.cells import cell_len
 
 import checks
+from checks import kernel
+from checks.bench import Bench
 from checks.model import Axis, Finding, Verdict, axes
+from checks.peers import PEERS
 from checks.probes import probes
+from checks.runtimes import Runtime
 from labs import privilege
 from labs.errors import CANNOT, USAGE
-from labs.matrix import by_hand, columns, measure
+from labs.matrix import by_hand, columns, measure, places
+from labs.matrix.places import Places
 from labs.stages import BUILT
 from tests.checks.mutation import mutants
 from tests.running import LABRUN, ordinary_user, run
@@ -30,7 +36,7 @@ machine = pytest.mark.xdist_group("machine")
 LEAKS = ("fs.chroot-escape", "pid.view", "pid.signal", "net.routes", "ipc.shm", "uts.hostname")
 """What the article shows of chroot, and stage 2 closes."""
 OPTIONAL = ("user.root", "cgroup.view", "time.offset")
-UNPROBED = "mem.limit"
+UNPROBED = "cow.base"
 
 
 def matrix(
@@ -61,6 +67,7 @@ def verdicts(report: dict[str, Any], column: str) -> dict[str, str]:
     return {row["axis"]: row["cells"][column]["verdict"] for row in report["rows"]}
 
 
+@pytest.mark.once
 @needs_root
 @machine
 def test_the_report_is_the_contracts(measured: tuple[dict[str, Any], str]) -> None:
@@ -82,6 +89,7 @@ def test_the_report_is_the_contracts(measured: tuple[dict[str, Any], str]) -> No
             assert all(isinstance(fact, str) for fact in cell["evidence"])
 
 
+@pytest.mark.once
 @needs_root
 @machine
 @pytest.mark.parametrize("axis", LEAKS)
@@ -93,6 +101,7 @@ def test_what_stage_1_leaks_in_the_article_stage_2_closes(
     assert found == {"host": "leaks", "stage1": "leaks", "stage2": "isolated"}
 
 
+@pytest.mark.once
 @needs_root
 @machine
 def test_an_axis_with_an_option_is_measured_with_it(
@@ -104,6 +113,7 @@ def test_an_axis_with_an_option_is_measured_with_it(
         assert verdicts(report, "stage1")[axis] == "leaks"
 
 
+@pytest.mark.once
 @needs_root
 @machine
 def test_a_mutant_leaks_in_its_own_column_alone(measured: tuple[dict[str, Any], str]) -> None:
@@ -118,6 +128,7 @@ def test_a_mutant_leaks_in_its_own_column_alone(measured: tuple[dict[str, Any], 
     assert verdicts(report, "nothing") == verdicts(report, "host")
 
 
+@pytest.mark.once
 @needs_root
 @machine
 def test_without_a_probe_nothing_is_claimed(measured: tuple[dict[str, Any], str]) -> None:
@@ -129,6 +140,7 @@ def test_without_a_probe_nothing_is_claimed(measured: tuple[dict[str, Any], str]
         assert "no probe" in cell["evidence"][0]
 
 
+@pytest.mark.once
 @needs_root
 @machine
 def test_in_a_pipe_the_table_reads_without_colour_at_80_columns(
@@ -150,6 +162,7 @@ def test_in_a_pipe_the_table_reads_without_colour_at_80_columns(
     assert "isol. = isolated" in lines[-1]
 
 
+@pytest.mark.once
 @needs_root
 @machine
 @pytest.mark.peers
@@ -245,6 +258,119 @@ def test_a_cell_that_breaks_is_unknown_and_the_others_are_measured(
     run([LABRUN, "clean", "--yes"])
 
 
+# ---- the places ---------------------------------------------------------------------------------
+
+
+class WithDaemon(Runtime):
+    """A runtime whose daemon is a shell that sleeps."""
+
+    has_daemon = True
+    started: list[str]
+    """The benches on which a daemon was started, by their folders."""
+    _base = ""
+
+    def prepare(self, bench: Bench) -> None:
+        if self._base != bench.scratch:
+            self._base = bench.scratch
+            self.started.append(bench.scratch)
+            bench.keep(bench.popen(["/bin/sleep", "600"]))
+
+
+@pytest.fixture
+def column(monkeypatch: pytest.MonkeyPatch, rootfs: Path) -> Iterator[Places]:
+    """Return the places of a column that has a daemon."""
+    monkeypatch.setattr(WithDaemon, "started", [], raising=False)
+    monkeypatch.setattr(places, "runtime", WithDaemon)
+    monkeypatch.setattr(places, "SETTLING", 1.0)
+    with Places("stage", rootfs, nullcontext) as column:
+        yield column
+
+
+def cell(column: Places, axis: str, do: Callable[[Bench], object] = id) -> str:
+    """Have a cell do something on the bench that it is given; return that bench's folder."""
+    with column.trial(axis) as trial:
+        trial.runtime.prepare(trial.bench)
+        do(trial.bench)
+        return trial.bench.scratch
+
+
+@needs_root
+@machine
+def test_a_daemon_is_started_once_for_a_column(column: Places) -> None:
+    benches = [cell(column, axis) for axis in ("fs.root", "net.routes", "run.status")]
+    assert benches == [benches[0]] * 3
+    assert WithDaemon.started == [benches[0]]
+
+
+@needs_root
+@machine
+def test_what_a_runtime_leaves_is_looked_for_where_nothing_has_run(column: Places) -> None:
+    shared, alone, after = (cell(column, axis) for axis in ("fs.root", "host.residue", "fs.cwd"))
+    assert shared == after
+    assert shared != alone
+    assert WithDaemon.started == [shared, alone]
+
+
+def _leave_a_process(bench: Bench) -> None:
+    bench.popen(["/bin/sleep", "600"])
+
+
+def _end_the_daemon(bench: Bench) -> None:
+    for pid, argv in bench.processes().items():
+        if argv == ["/bin/sleep", "600"]:
+            os.kill(pid, signal.SIGKILL)
+
+
+def _leave_a_group(bench: Bench) -> None:
+    (bench._group.directories[0] / "left").mkdir()
+
+
+def _leave_a_link(bench: Bench) -> None:
+    there = ["nsenter", f"--net=/proc/{bench.pid}/ns/net"]
+    run([*there, "ip", "link", "add", "left0", "type", "veth"])
+
+
+def _leave_a_mount(bench: Bench) -> None:
+    bench.see(lambda: kernel.mount("left", bench.scratch, "tmpfs"))
+
+
+@needs_root
+@machine
+@pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")
+@pytest.mark.parametrize(
+    "spoil", [_leave_a_process, _end_the_daemon, _leave_a_group, _leave_a_link, _leave_a_mount]
+)
+def test_a_bench_that_a_cell_has_spoilt_is_given_to_no_other(
+    column: Places, spoil: Callable[[Bench], object]
+) -> None:
+    first, second, third = (cell(column, *how) for how in (["fs.cwd", spoil], ["pid.view"], ["x"]))
+    assert first != second
+    assert second == third
+    assert WithDaemon.started == [first, second]
+
+
+@needs_root
+@machine
+def test_what_goes_a_moment_later_spoils_nothing(column: Places) -> None:
+    def leave(bench: Bench) -> None:
+        bench.popen(["/bin/sh", "-c", "sleep 0.4 &"]).wait()
+
+    assert cell(column, "fs.root", leave) == cell(column, "fs.cwd")
+
+
+@needs_root
+@machine
+def test_without_a_daemon_each_cell_has_a_bench_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, column: Places
+) -> None:
+    monkeypatch.setattr(WithDaemon, "has_daemon", False)
+    assert cell(column, "fs.root") != cell(column, "fs.cwd")
+
+
+def test_docker_alone_has_a_daemon() -> None:
+    assert [name for name, peer in PEERS.items() if peer.has_daemon] == ["docker"]
+
+
 @pytest.mark.parametrize("axis", axes().values(), ids=axes())
 def test_what_is_said_to_be_typed_can_be_typed(axis: Axis, rootfs: Path) -> None:
     for column in columns.compared([])[0]:
@@ -262,7 +388,7 @@ def test_what_is_said_to_be_typed_can_be_typed(axis: Axis, rootfs: Path) -> None
 @needs_root
 @machine
 def test_at_a_terminal_a_cell_opens_to_its_evidence() -> None:
-    shown = Terminal("matrix", "--only", "fs.root,net.routes,mem.limit", "--lang", "en")
+    shown = Terminal("matrix", "--only", "fs.root,net.routes,cow.base", "--lang", "en")
     shown.see(r"fs\.root: (.|\n)*q quit")
     shown.press("\x1b[B\x1b[C", r"net\.routes +✗ leaks +›✗ leaks(.|\n)*net\.routes: ")
     page = shown.press("\r", r"net\.routes · stage1(.|\n)*by hand(.|\n)*q quit")
@@ -274,7 +400,7 @@ def test_at_a_terminal_a_cell_opens_to_its_evidence() -> None:
     shown.press("\r", r"›✓ isol")
     shown.press("?", "any key back")
     shown.press("x", r"›✓ isol")
-    shown.press("\x1b[F", r"mem\.limit +›")
+    shown.press("\x1b[F", r"cow\.base +›")
     shown.child.send("q")
     assert shown.end() == 0
 

@@ -377,6 +377,7 @@ def test_what_is_read_only_is_said_and_read(closed: str, tmp_path: Path) -> None
 # ---- who notes it -------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 @ROOT_ONLY
 @pytest.mark.xdist_group("machine")
 def test_a_stage_has_passed_when_a_runtime_passed_every_check_of_it(

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -147,6 +149,110 @@ def test_a_daemon_that_runs_is_seen(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+# ---- a room beside the others -------------------------------------------------------------------
+
+SLOW = """import pathlib, pytest, time
+HERE = pathlib.Path(__file__).parent
+@pytest.fixture
+def kept():
+    (HERE / "up").touch()
+    yield
+    time.sleep(0.5)
+    (HERE / "down").touch()
+def test_slow(kept):
+    until = time.monotonic() + 60
+    while not (HERE / "go").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    (HERE / "through").touch()
+def test_wrong():
+    assert not "what is wrong"
+"""
+
+LABRUN_TEST = """import pathlib, subprocess, sys
+from labs import selftest
+from labs.selftest import Beside, Room
+slow = sys.argv[1]
+def beside(run):
+    Beside(run, "slow", ["-p", "no:cacheprovider", "-c", "/dev/null", slow])
+def after(run):
+    print("after", flush=True)
+    selftest.call([sys.executable, "-c", "import time; time.sleep(60)"])
+selftest.prepare = lambda yes: None
+selftest.tools.install = lambda group: None
+selftest.ROOMS = (Room("slow", list, beside), Room("after", list, after))
+selftest.command([], everything=True, yes=True)
+"""
+
+
+def await_that(it_is_so: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not it_is_so():
+        assert time.monotonic() < until, "it never came to that"
+        time.sleep(0.05)
+
+
+def test_what_a_room_beside_the_others_says_comes_after_them_and_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "test_slow.py").write_text(SLOW)
+    run = Run(tmp_path)
+    with selftest.finishing(run):
+        words = ["-p", "no:cacheprovider", "-c", "/dev/null", str(tmp_path / "test_slow.py")]
+        selftest.Beside(run, "slow", words)
+        # The control: it runs while this block does.
+        await_that((tmp_path / "up").exists)
+        selftest.say("a room that comes after it")
+        run.failed.append("after")
+        (tmp_path / "go").touch()
+    said = capsys.readouterr().out
+    assert said.startswith("a room that comes after it\nlabrun: slow\n")
+    assert "what is wrong" in said
+    assert re.search(r"1 failed, 1 passed in [\d.]+s", said)
+    assert str(run.count) == "1 passed, 1 failed, 0 skipped"
+    assert run.failed == ["after", "slow"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_what_runs_beside_ends_with_the_command_and_undoes_what_it_did(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "test_slow.py").write_text(SLOW)
+    words = [sys.executable, "-c", LABRUN_TEST, str(tmp_path / "test_slow.py")]
+    # As at a terminal, where Ctrl-C reaches the whole group.
+    labrun = subprocess.Popen(words, stdout=subprocess.PIPE, cwd=CHECKOUT, process_group=0)
+    with labrun:
+        await_that((tmp_path / "up").exists)
+        os.killpg(labrun.pid, number)
+        # A second one doesn't cut short what follows the first.
+        time.sleep(0.2)
+        os.killpg(labrun.pid, number)
+        assert labrun.wait(30) == -number
+        ended_before_us = (tmp_path / "down").exists()
+        assert ended_before_us == (number == signal.SIGINT)
+        await_that((tmp_path / "down").exists)
+    assert not (tmp_path / "through").exists()
+
+
+def test_while_the_machine_is_tested_no_tool_is_installed_that_is_new(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(tools, "install", done.append)
+    monkeypatch.setattr(selftest, "Beside", lambda *what: done.append("started"))
+    monkeypatch.setattr(selftest, "pytest", lambda *what: None)
+    selftest.machine(Run(tmp_path))
+    selftest.site(Run(tmp_path))
+    before, after = done[: done.index("started")], done[done.index("started") + 1 :]
+    assert after
+    assert set(after) <= set(before)
+
+
+def test_on_another_python_what_judges_the_kernel_is_not_run_again() -> None:
+    assert "not once" in selftest.AGAIN[1]
+    assert selftest.AGAIN[1].removesuffix(" and not once") == selftest.CORE[1]
+    assert selftest.AGAIN[2:] == selftest.CORE[2:]
 
 
 def test_tests_of_one_group_run_in_one_worker(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 import re
 import subprocess
+from collections.abc import Callable, Iterator
 from unicodedata import east_asian_width
 
 import pytest
 import typer
 
-from labs import cli, usage
+from labs import cli, texts, usage
 from labs.errors import USAGE
 from tests.running import LABRUN, run
 
@@ -55,14 +56,46 @@ def test_a_language_that_we_do_not_speak_is_not_asked_for() -> None:
     assert usage.asked(["--lang"]) is None
 
 
+@pytest.fixture
+def in_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., str]]:
+    """Return what has labrun speak in this process, whose language is as before afterwards."""
+    before = texts.language()
+
+    def in_here(*words: str, lang: str, columns: int) -> str:
+        for name in ("LC_ALL", "LC_MESSAGES"):
+            monkeypatch.setenv(name, "")
+        monkeypatch.setenv("LANG", lang)
+        monkeypatch.setenv("COLUMNS", str(columns))
+        texts.speak(None)
+        with pytest.raises(SystemExit):
+            cli.app(words, prog_name="labrun")
+        return capsys.readouterr().out
+
+    yield in_here
+    texts.speak(before)
+
+
 @pytest.mark.parametrize("lang", ["C", "zh_CN.UTF-8"])
 @pytest.mark.parametrize("columns", [52, 80, 200])
-def test_nothing_is_cut_off_and_no_line_is_too_wide(lang: str, columns: int) -> None:
+def test_nothing_is_cut_off_and_no_line_is_too_wide(
+    in_here: Callable[..., str], lang: str, columns: int
+) -> None:
     for name in NAMES:
-        text = labrun(name, "--help", lang=lang, columns=columns).stdout.decode()
+        text = in_here(name, "--help", lang=lang, columns=columns)
         assert "…" not in text
         lines = text.splitlines()[1:]
         assert max(map(cells, lines)) <= columns
+
+
+@pytest.mark.parametrize("lang", ["C", "zh_CN.UTF-8"])
+def test_in_this_process_it_says_what_it_says_in_one_of_its_own(
+    in_here: Callable[..., str], lang: str
+) -> None:
+    ours = in_here("check", "--help", lang=lang, columns=52)
+    assert ours == labrun("check", "--help", lang=lang, columns=52).stdout.decode()
+    assert ours != in_here("check", "--help", lang=lang, columns=80)
 
 
 @pytest.mark.parametrize(

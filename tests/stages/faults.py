@@ -12,16 +12,19 @@ import importlib, os, sys
 from stages import linux
 stage, wanted = sys.argv[1:3]
 cli = importlib.import_module({"stage1": "stages.stage1_chroot.cli",
-                               "stage2": "stages.stage2_namespaces.cli"}[stage])
-parent, owner, count = os.getpid(), os.getpid(), 0
+                               "stage2": "stages.stage2_namespaces.cli",
+                               "stage3": "stages.stage3_cgroups.cli"}[stage])
+half, owner, count = "parent", os.getpid(), 0
 def fail(words, result):
-    global owner, count
+    global half, owner, count
     if result is not linux.PENDING:
+        if owner != os.getpid():
+            # The fork itself, as it comes back in a child. From stage 2 on clone3() makes the
+            # command's process, and fork() a helper of the runtime's.
+            helper = words == "fork()" and stage != "stage1"
+            half, owner, count = "helper" if helper else "child", os.getpid(), 0
         return
-    if owner != os.getpid():
-        owner, count = os.getpid(), 0
     count += 1
-    half = "parent" if owner == parent else "child"
     if words.startswith(wanted) or wanted == f"{half}:{count}":
         raise OSError(5, os.strerror(5))
 linux.watch = fail
@@ -38,16 +41,23 @@ def faulty(stage: str, call: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", HARNESS, stage, call, *arguments]
 
 
-def calls_before_the_command(command: str, *arguments: str) -> dict[str, str]:
+OWN_NETWORK = ("unshare", "-n")
+"""What precedes a run whose calls must not depend on which addresses others have taken."""
+
+
+def calls_before_the_command(
+    command: str, *arguments: str, before: Sequence[str] = ()
+) -> dict[str, str]:
     """Return the words of each call that precedes COMMAND, by its number in its half.
 
     Of the parent's, those up to its last word to the child, where there is one.
     """
-    ended = run([command, "run", "--trace", *arguments])
+    ended = run([*before, command, "run", "--trace", *arguments])
     assert ended.returncode == 0, ended.stderr
     rows = re.findall(r"^\[(\d+)\] (.*)$", ended.stderr.decode(), re.MULTILINE)
     parent = [words for pid, words in rows if pid == rows[0][0]]
-    child = [words for pid, words in rows if pid != rows[0][0]]
+    runner = next(pid for pid, words in rows if words.startswith("execve("))
+    child = [words for pid, words in rows if pid == runner]
     said = [number for number, words in enumerate(parent) if words.startswith("write(")]
     parent = parent[: said[-1] + 1 if said else None]
     ends = [number for number, words in enumerate(child) if words.startswith("execve(")]
@@ -71,7 +81,7 @@ def line_of(ended: subprocess.CompletedProcess[bytes], stage: str) -> str:
 
 
 def check_each_fails_closed(
-    stage: str, calls: Sequence[str], command: Sequence[str]
+    stage: str, calls: Sequence[str], command: Sequence[str], before: Sequence[str] = ()
 ) -> dict[str, str]:
     """Make each of the calls fail in a run of its own; return what is said, by call.
 
@@ -79,7 +89,7 @@ def check_each_fails_closed(
     """
     found = {}
     for call in calls:
-        ended = run(faulty(stage, call, *command))
+        ended = run([*before, *faulty(stage, call, *command)])
         assert ended.returncode == 125, (call, ended)
         found[call] = line_of(ended, stage)
     return found

@@ -8,7 +8,8 @@ import pytest
 
 from labs.paths import CHECKOUT
 
-STAGES = sorted((CHECKOUT / "stages").glob("stage?_*"))
+# A stage is there when it has a command; until then its folder is a building site.
+STAGES = sorted(cli.parent for cli in (CHECKOUT / "stages").glob("stage?_*/cli.py"))
 SCREEN = 40
 """Lines that run() may have, so that it can be read aloud."""
 EVENING = 400
@@ -46,7 +47,8 @@ def test_every_function_of_the_kernels_door_names_its_man_page() -> None:
 
 
 def test_nothing_in_stages_is_imported_late() -> None:
-    # After chroot(2) an import would look for its file in the container.
+    # After chroot(2) an import would look for its file in the container. Only the parent, which
+    # keeps the host's root, asks systemd.
     for file in (CHECKOUT / "stages").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):
@@ -56,4 +58,6 @@ def test_nothing_in_stages_is_imported_late() -> None:
                     if isinstance(inner, ast.Import | ast.ImportFrom)
                     for alias in inner.names
                 ]
-                assert late in ([], ["traceback"]), f"{file.name}: {node.name} imports {late}"
+                assert late in ([], ["traceback"], ["_socket"]), (
+                    f"{file.name}: {node.name} imports {late}"
+                )

@@ -13,8 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import LABRUN, machine, run
-from tests.stages.faults import calls_before_the_command, check_each_fails_closed, faulty, line_of
+from tests.running import LABRUN, machine, processes, run
+from tests.stages.faults import (
+    OWN_NETWORK,
+    calls_before_the_command,
+    check_each_fails_closed,
+    faulty,
+    line_of,
+)
 
 pytestmark = [pytest.mark.usefixtures("as_root"), pytest.mark.xdist_group("machine")]
 
@@ -339,15 +345,7 @@ def eventually_none(look: str, names: Sequence[str]) -> None:
     raise AssertionError(left)
 
 
-def processes(mark: str) -> list[str]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if mark.encode() in entry.read_bytes() and int(entry.parent.name) != os.getpid():
-                found.append(entry.parent.name)
-    return found
-
-
+@pytest.mark.once
 def test_200_runs_20_at_a_time_share_no_address_and_leave_nothing(
     stage2: str, rootfs: Path
 ) -> None:
@@ -361,6 +359,7 @@ def test_200_runs_20_at_a_time_share_no_address_and_leave_nothing(
         assert cables() == []
 
 
+@pytest.mark.once
 def test_a_runtime_that_is_killed_at_any_moment_leaves_nothing(stage2: str, rootfs: Path) -> None:
     mark = f"lab-{os.urandom(6).hex()}"
     chance = random.Random(5)
@@ -512,10 +511,10 @@ def test_whatever_call_fails_the_command_does_not_run(
 ) -> None:
     line = [*options, "-w", "/etc", str(rootfs), "/bin/busybox", "echo", "ran"]
     traced = ["-w", "/etc", *options, str(rootfs), "/bin/true"]
-    calls = calls_before_the_command(stage2, *traced)
+    calls = calls_before_the_command(stage2, *traced, before=OWN_NETWORK)
     assert len(calls) > 15
     # EEXIST and ENODEV are answers that a run goes on with; EIO is one to each of these, too.
-    said = check_each_fails_closed("stage2", list(calls), ["run", *line])
+    said = check_each_fails_closed("stage2", list(calls), ["run", *line], OWN_NETWORK)
     for number, text in said.items():
         assert calls[number].partition("(")[0] in text
     assert cables() == []
