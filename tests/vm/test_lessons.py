@@ -42,9 +42,11 @@ def test_a_login_says_what_to_type(login: Login) -> None:
 
 
 @pytest.mark.parametrize("stage", DEMOS)
-def test_a_student_types_its_name_and_goes_through_it(login: Login, stage: str) -> None:
+def test_a_student_goes_through_it_and_sees_each_verdict_that_is_expected(
+    login: Login, guest: Guest, stage: str
+) -> None:
     login.see(r"student@labrun:~\$")
-    login.press(f"labrun {stage} --lang en\r", "Enter begin")
+    login.press(f"labrun {stage} --lang en --json {stage}.json\r", "Enter begin")
     shown = login.press("\r", r" 1/(\d+)(.|\n)*look without one")
     steps = int(re.findall(r" 1/(\d+)", shown)[0])
     login.press("c", rf" 1/{steps}(.|\n)*You said c(.|\n)*\? help")
@@ -53,16 +55,14 @@ def test_a_student_types_its_name_and_goes_through_it(login: Login, stage: str) 
         login.press("c", rf" {number}/{steps}(.|\n)*You said c(.|\n)*\? help")
     login.press("\r", r"where you stand(.|\n)*q quit")
     login.press("q", r"student@labrun:~\$")
-
-
-@pytest.mark.parametrize("stage", DEMOS)
-def test_every_verdict_of_its_demo_is_the_expected_one(guest: Guest, stage: str) -> None:
-    status, told = guest.json("labrun", stage, "--no-input", "--lang", "zh", "--json", "-")
+    _, told = guest.json("cat", f"{stage}.json")
+    assert len(told["steps"]) == steps
     assert {step["axis"] for step in told["steps"] if step["verdict"] != step["expected"]} == set()
-    assert status == 0
 
 
-@pytest.mark.parametrize("stage", BUILT)
+# The last stage is asked every row; the earlier ones' columns are in test_there, and test_vm has
+# each of them judged on the oldest kernel.
+@pytest.mark.parametrize("stage", BUILT[-1:])
 def test_it_passes_every_check_as_root(guest: Guest, stage: str) -> None:
     words = ["sudo", "env", f"{JOINS}=10", "labrun", "check", stage, "--no-input", "--json", "-"]
     status, report = guest.json(*words, patience=A_CHECK)

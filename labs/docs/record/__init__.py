@@ -5,6 +5,7 @@ pages that are generated whole. A test runs the same and fails where a file diff
 """
 
 import os
+import shutil
 import sys
 import tempfile
 from itertools import pairwise, product
@@ -18,6 +19,8 @@ from labs.texts import LANGUAGES, say
 
 DOCS = CHECKOUT / "docs"
 GENERATED = DOCS / "generated"
+TRIES = 3
+"""How often a stage is recorded: what other loads of the machine disturbed is no recording."""
 
 
 def command() -> int:
@@ -57,11 +60,15 @@ def record(target: Path) -> None:
         module = [sys.executable, "-m", "labs.docs.record.stage"]
         command = [*module, stage, language, str(target / "generated")]
         environment = {"LABRUN_CACHE": os.environ.get("LABRUN_CACHE", "")}
-        try:
-            status = labhost.run(command, place, environment)
-        except OSError as error:
-            raise Refused(str(error.filename), str(error.strerror), status=CANNOT) from None
-        if status:
+        for _ in range(TRIES):
+            try:
+                status = labhost.run(command, place, environment)
+            except OSError as error:
+                raise Refused(str(error.filename), str(error.strerror), status=CANNOT) from None
+            if not status:
+                break
+            shutil.rmtree(target / "generated" / language / stage, ignore_errors=True)
+        else:
             raise Refused(stage, say("docs.not_recorded", status=status), status=FAILED)
 
 

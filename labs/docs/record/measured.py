@@ -43,7 +43,7 @@ def version() -> str:
 def alike(one: Path, other: Path) -> bool:
     """Say whether two recordings say the same, but for the figures that were measured."""
     old, new = one.read_bytes(), other.read_bytes()
-    return old == new or _masked(old.decode()) == _masked(new.decode())
+    return old == new or masked(old.decode()) == masked(new.decode())
 
 
 def comparable(name: str, fresh: Path, docs: Path) -> bool:
@@ -57,7 +57,7 @@ def comparable(name: str, fresh: Path, docs: Path) -> bool:
     return True
 
 
-def _masked(text: str) -> str:
+def masked(text: str) -> str:
     """Return a recording without its measured figures; one that has none as it is."""
     if f'class="{TERMINAL}"' in text and "┤" in text:
         words = unescape(re.sub(r"<style>.*?</style>|<[^>]*>", "", text, flags=re.DOTALL))
