@@ -127,9 +127,8 @@ def test_every_verb_of_a_runtime_has_its_chinese() -> None:
 
 def test_the_verbs_are_those_that_the_contract_has() -> None:
     there = {name.partition(" ")[2] for name in commands.verbs() if name.startswith("stage4 ")}
-    images = {
-        f"image {word}" for word in "import ls rm history inspect export prune verify".split()
-    }
+    words = ("import", "ls", "rm", "history", "inspect", "export", "prune", "verify")
+    images = {f"image {word}" for word in words}
     assert images | {"build", "commit", "diff", "rm"} <= there
 
 
