@@ -139,7 +139,7 @@ class Normal:
         child.sort(key=lambda line: line.startswith("[1]"))
         waits = next(n for n, line in enumerate(parent) if "sigwaitinfo()" in line)
         ordered = [*parent[:waits], *child, *parent[waits:]]
-        # Twice as many lines with each stage; those that the one before has as well say nothing new.
+        # More lines with each stage; those that the one before has as well say nothing new.
         ordered = [line for line in ordered if self.new.search(line)]
         return TRACED.sub(lambda m: m[1] + self.pid(m[2]), "\n".join([*ordered, ""]))
 
