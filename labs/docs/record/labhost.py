@@ -18,8 +18,6 @@ from labs.paths import CHECKOUT
 from labs.texts import say
 
 ROOT = Path("/srv/rootfs")
-STORE = Path("/srv/store")
-"""Where a runtime that keeps images keeps them there: the machine's own store is none of its."""
 NAME = "labhost"
 ADDRESS, GATEWAY, PREFIX = "10.0.2.15", "10.0.2.2", 24
 """What QEMU's own network gives to a guest, and so does Vagrant's."""

@@ -26,15 +26,10 @@ from labs.texts import say
 
 COLUMNS, LINES = 80, 24
 """The terminal that a page shows a picture of."""
-PICTURED = {"stage1": "ip-route", "stage2": "net", "stage3": "cpu", "stage4": "copyup"}
+PICTURED = {"stage1": "ip-route", "stage2": "net", "stage3": "cpu"}
 """Each stage's most telling step."""
-TRACED = {
-    "stage3": "--memory 64m --cpus 0.5 --pids-limit 64 --net-rate 8mbit",
-    "stage4": "--rm --net none",
-}
+TRACED = {"stage3": "--memory 64m --cpus 0.5 --pids-limit 64 --net-rate 8mbit"}
 """The options with which a stage's run is traced, where it takes any to show what is new."""
-STORING = "stage4"
-"""From this stage on a runtime has a store."""
 LIMITING = "stage3"
 """From this stage on a runtime makes control groups, and a machine's version of them shows."""
 PAPER, INK = (20, 27, 31), (222, 230, 232)
@@ -72,8 +67,6 @@ def main() -> None:
     normal = Normal(stage)
     shared = folder / stage
     shared.mkdir(parents=True, exist_ok=True)
-    if stage >= STORING:
-        os.environ["LABRUN_STORE"] = str(labhost.STORE)
     if stage >= LIMITING:
         (shared / measured.TREE).write_text(f"{measured.version()}\n", encoding="ascii")
     traced = subprocess.run(
