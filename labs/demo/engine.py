@@ -4,22 +4,25 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from checks import kernel
 from checks.bench import Bench
+from checks.canaries import nonce
 from checks.model import Finding, Verdict
 from checks.peers import runtime
 from checks.probes import observe
 from checks.runtimes import NAMESPACES, Request, Runtime, Unsupported
-from checks.trial import Ended, NotStarted, Trial
+from checks.trial import Container, Ended, NotStarted, Trial
 from checks.visitor import Hindered
 from labs import gauge
-from labs.demo import ground, judge, measure, picture, trees
-from labs.demo.measure import Measured
+from labs.demo import ground, judge, measure, picture, proof, stack, trees
+from labs.demo.lab import Imaged, Lab
+from labs.demo.measure import PATH, Measured
 from labs.demo.script import PLACE, Beside, Demo, Places, Plot, Step, fill
 from labs.demo.trace import Call, calls
 from labs.errors import CANNOT, FAILED, USAGE, Refused
@@ -74,7 +77,9 @@ class Played:
     links: Mapping[str, Links] = field(default_factory=dict)
     """The namespaces by their kind, where the demo shows them."""
     networks: picture.Networks | None = None
-    """What there is to draw, where the step has a picture."""
+    """What there is to draw, where the step has a picture of networks."""
+    layers: stack.Stack | None = None
+    """The container's stack, where the picture is of that."""
     before: Verdict | None = None
     """The verdict without the limit, where the step has measured that itself."""
 
@@ -107,6 +112,8 @@ class Played:
         return re.compile(fill(self.step.mark, self.places)) if self.step.mark else None
 
 
+Proved = tuple[list[Side], list[stack.Stack], Places, dict[str, Finding]]
+"""Sides, the stacks of the containers, the places that they are at, and what was found."""
 Watch = Callable[[Played], None]
 """Sees a step whose plots still grow."""
 TRIES = 3
@@ -167,6 +174,7 @@ class Engine:
         self.bench = bench
         self.chosen = chosen
         self.demo = demo
+        self._made: Lab | None = None
         self.host = Trial(runtime(HOST), bench)
         # Only one that keeps the contract knows `--trace`; an adapter's program does not.
         self.traces = type(chosen) is Runtime
@@ -186,6 +194,8 @@ class Engine:
 
     def play(self, step: Step, watch: Watch = lambda growing: None) -> Played:
         """Run a step's command on each side, and have its axes measured."""
+        if step.looks in proof.PROOFS:
+            return self._proved(step)
         if step.plot and step.looks:
             return self._accounts(step, step.plot)
         if step.plot:
@@ -312,8 +322,84 @@ class Engine:
         calls = self._calls(trial, Request(["/bin/sh", "-c", ":"]))
         return Played(step, self.places, sides, {"": found}, calls)
 
+    def _proved(self, step: Step) -> Played:
+        """Run a step on the demo's image, and look at what that made of its layers."""
+        axes = (step.axis, *step.also)
+        try:
+            lab = self._lab()
+            lab.renew()
+            places = {**self.places, "store": lab.store}
+            seen = [stack.contents(self.bench, lab.store)]
+            play = self._turns if step.turns else self._inside
+            sides, stacks, places, findings = play(step, lab, places, seen)
+            trial = self.trial(step)
+            calls = self._calls(trial, Request(["/bin/sh", "-c", ":"]))
+        except (NotStarted, Unsupported, Hindered, OSError) as error:
+            here = not isinstance(error, NotStarted)
+            kind = Verdict.UNKNOWN if here else Verdict.BROKEN
+            failed = Ended(NOT_FOUND, b"", str(error).encode())
+            command = step.command or step.turns[-1].command
+            sides = [Side("", (), command, failed), Side(self.demo.stage, (), command, failed)]
+            findings = {axis: Finding(kind, (str(error),)) for axis in axes}
+            return Played(step, self.places, sides, findings)
+        drawn = stacks[-1] if stacks and step.picture else None
+        return Played(step, places, sides, findings, calls, layers=drawn)
+
+    def _inside(
+        self, step: Step, lab: Lab, places: Places, seen: list[proof.Contents]
+    ) -> "Proved":
+        """Run a step's command in containers that still live when the host looks at their files."""
+        asked = [each.options for each in step.beside or ()] + [step.options]
+        between = []
+        with ExitStack() as living:
+            stacks = []
+            for options in asked:
+                trial = Trial(Imaged(self.chosen, lab.store, options), self.bench)
+                ended, container = living.enter_context(_living(trial, step.command[-1]))
+                stacks.append(stack.look(self.bench, container.pid, lab.store))
+                between.append(Side(self.demo.stage, options, step.command, ended))
+            seen.append(stack.contents(self.bench, lab.store))
+            names = [("upper", stacks[-1].upper), ("other", stacks[0].upper)]
+            names.append(("lower", next(iter(stacks[-1].lower), "")))
+            places = {**places, **{name: path for name, path in names if path}}
+            beside = [fill(word, places) for word in step.host]
+            host = Side("", (), beside, self._outside(beside, step))
+            said = [side.ended for side in between]
+            scene = proof.Scene(self.bench, lab, said, stacks, seen)
+            findings = proof.prove(step.looks, (step.axis, *step.also), scene)
+        return [host, *between], stacks, places, findings
+
+    def _turns(
+        self, step: Step, lab: Lab, places: Places, seen: list[proof.Contents]
+    ) -> "Proved":
+        """Run scripts of the host's that call the runtime, one after the other."""
+        sides = []
+        try:
+            for turn in step.turns:
+                if turn.anew:
+                    lab.clear()
+                    lab.renew()
+                command = [fill(word, places) for word in turn.command or step.command]
+                environment = {**turn.environment, "LABRUN_STORE": lab.store}
+                ended = self._outside(lab.script(command), replace(step, environment=environment))
+                seen.append(stack.contents(self.bench, lab.store))
+                sides.append(Side("", (), command, ended, title=str(turn.title)))
+            scene = proof.Scene(self.bench, lab, [side.ended for side in sides], (), seen)
+            findings = proof.prove(step.looks, (step.axis, *step.also), scene)
+        finally:
+            lab.clear()
+        return sides, [], places, findings
+
+    def _lab(self) -> Lab:
+        """Return the demo's images, made when they are first wanted."""
+        if self._made is None:
+            self._made = Lab(self.chosen, self.bench)
+        return self._made
+
     def trial(self, step: Step) -> Trial:
         """Return the runtime on its bench, as the step asks for it."""
+        if step.looks in proof.PROOFS:
+            return Trial(Imaged(self.chosen, self._lab().store, step.options), self.bench)
         # A step's own disk is there only while it is played.
         known = [word for word in step.options if not PLACE.search(fill(word, self.places))]
         whole = len(known) == len(step.options)
@@ -373,6 +459,24 @@ class Engine:
             return ()
         traced = replace(request, options=["--trace"])
         return calls(_run(trial, traced).stderr.decode("utf-8", "replace"))
+
+
+@contextmanager
+def _living(trial: Trial, script: str) -> Iterator[tuple[Ended, Container]]:
+    """Run a shell script in a container; give what it said, and the container, which still lives.
+
+    Raises NotStarted.
+    """
+    end = nonce("end")
+    # It waits until it has been found: what it forks looks like it.
+    line = f'export PATH={PATH}; read go; ({script}\n) 2>&1; echo "{end} $? {end}"'
+    with trial.started(line) as container:
+        measure.tell(container, "go")
+        if not container.hears(f" {end}\n".encode()):
+            raise NotStarted(say("demo.ended_early"))
+        said, _, status = bytes(container.heard).rpartition(end.encode())[0].rpartition(end.encode())
+        # The first line is the shell's own: by it the container was found.
+        yield Ended(int(status), said.partition(b"\n")[2], b""), container
 
 
 def _without(plot: Plot) -> str:

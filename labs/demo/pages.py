@@ -11,7 +11,7 @@ from rich.text import Text
 
 from checks.model import Verdict
 from labs import verdicts
-from labs.demo import boxes, picture
+from labs.demo import boxes, picture, stack
 from labs.demo.engine import Played
 from labs.demo.screen import Screen
 from labs.demo.script import Demo, Places, Step
@@ -168,8 +168,11 @@ def telling(done: Played, most: int) -> list[str]:
 def _did(screen: Screen, demo: Demo, done: Played) -> Blocks:
     """Return the system calls that did it, as they were seen in a run, and what is new by them."""
     label = say("demo.did")
-    if not done.calls:
-        blocks: Blocks = [screen.prose(say("demo.no_calls"), label)]
+    if done.step.turns and not done.step.calls:
+        # A script starts the runtime more than once, and not only to run a container.
+        blocks: Blocks = []
+    elif not done.calls:
+        blocks = [screen.prose(say("demo.no_calls"), label)]
     else:
         shown, missing = did(demo, done)
         text = " · ".join(shown)
@@ -248,7 +251,10 @@ def facts(screen: Screen, demo: Demo, done: Played) -> Blocks:
 
 
 def drawn(screen: Screen, done: Played) -> Blocks:
-    """Return the picture of a step's networks."""
+    """Return the picture of a step's networks, or of its container's layers."""
+    if done.layers:
+        lines = stack.draw(done.layers, screen.width, spells=screen.spells)
+        return [Text("\n".join(lines), no_wrap=True), screen.prose(say("demo.stack"), style="dim")]
     if not done.networks:
         return [screen.prose(say("demo.no_picture"))]
     lines = picture.draw(done.networks, screen.width, spells=screen.spells)

@@ -17,7 +17,7 @@ from labs.demo.screen import Screen
 from labs.demo.script import Demo, exists
 from labs.texts import say
 
-CLOSED = (Verdict.ISOLATED, Verdict.LIMITED)
+CLOSED = (Verdict.ISOLATED, Verdict.LIMITED, Verdict.KEPT)
 """The verdicts on an axis that a stage has closed."""
 TITLED = 110
 """Columns from which the table says what each axis is."""
