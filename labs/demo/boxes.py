@@ -16,7 +16,7 @@ from rich.text import Text
 from checks.runtimes import NAMESPACES
 from checks.trial import Ended
 from labs.demo import plots
-from labs.demo.engine import Played, Side
+from labs.demo.played import Played, Side
 from labs.demo.quantity import seconds
 from labs.demo.screen import Screen
 from labs.demo.script import Places

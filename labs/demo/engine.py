@@ -1,28 +1,26 @@
 """The engine: it plays a step, on the host and in the container, and measures what came of it."""
 
 import os
-import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from checks import kernel
 from checks.bench import Bench
-from checks.canaries import nonce
 from checks.model import Finding, Verdict
 from checks.peers import runtime
 from checks.probes import observe
 from checks.runtimes import NAMESPACES, Request, Runtime, Unsupported
-from checks.trial import Container, Ended, NotStarted, Trial
+from checks.trial import Ended, NotStarted, Trial
 from checks.visitor import Hindered
 from labs import gauge
-from labs.demo import ground, judge, measure, picture, proof, stack, trees
-from labs.demo.lab import Imaged, Lab
-from labs.demo.measure import PATH, Measured
+from labs.demo import ground, judge, measure, picture, proof, trees
+from labs.demo.layered import Layered
+from labs.demo.measure import Measured
+from labs.demo.played import Links, Played, Side
 from labs.demo.script import PLACE, Beside, Demo, Places, Plot, Step, fill
 from labs.demo.trace import Call, calls
 from labs.errors import CANNOT, FAILED, USAGE, Refused
@@ -35,85 +33,6 @@ KINDS = (*NAMESPACES, *(kind for kind in kernel.NAMESPACES if kind not in NAMESP
 NOT_FOUND = 127
 
 
-@dataclass(frozen=True)
-class Side:
-    """One place where the step's command ran: the host, a stage, a stage with options."""
-
-    stage: str
-    """`""` for the host."""
-    options: Sequence[str]
-    command: Sequence[str]
-    ended: Ended
-    measured: Measured | None = None
-    """What was counted meanwhile, where that is plotted."""
-    title: str = ""
-    """What it is called, where that isn't said by the stage and its options."""
-
-
-@dataclass(frozen=True)
-class Links:
-    """One kind of namespace: which the host is in, and which the container."""
-
-    host: str
-    container: str
-
-    @property
-    def new(self) -> bool:
-        """Say whether the container has one of its own."""
-        return self.host != self.container
-
-
-@dataclass(frozen=True)
-class Played:
-    """A step, and what happened."""
-
-    step: Step
-    places: Places
-    sides: Sequence[Side]
-    """The host first, the container last; between them what the step compares with."""
-    findings: Mapping[str, Finding]
-    """What was found on the step's axis (`""` where it has none), then on its further axes."""
-    calls: Sequence[Call] = ()
-    links: Mapping[str, Links] = field(default_factory=dict)
-    """The namespaces by their kind, where the demo shows them."""
-    networks: picture.Networks | None = None
-    """What there is to draw, where the step has a picture of networks."""
-    layers: stack.Stack | None = None
-    """The container's stack, where the picture is of that."""
-    before: Verdict | None = None
-    """The verdict without the limit, where the step has measured that itself."""
-
-    @property
-    def host(self) -> Side:
-        """Return the host's side."""
-        return self.sides[0]
-
-    @property
-    def container(self) -> Side:
-        """Return the container's side."""
-        return self.sides[-1]
-
-    @property
-    def finding(self) -> Finding:
-        """Return what was found in all; where one verdict isn't the expected one, that one."""
-        found = list(self.findings.values())
-        surprising = [each for each in found if each.verdict is not self.step.expected]
-        evidence = tuple(fact for each in found for fact in each.evidence)
-        return Finding((surprising or found)[0].verdict, evidence)
-
-    @property
-    def as_expected(self) -> bool:
-        """Say whether each verdict is the one that the stage is known for."""
-        return self.finding.verdict is self.step.expected
-
-    @property
-    def marked(self) -> re.Pattern[str] | None:
-        """Return the pattern of the output's lines that matter, if the step has one."""
-        return re.compile(fill(self.step.mark, self.places)) if self.step.mark else None
-
-
-Proved = tuple[list[Side], list[stack.Stack], Places, dict[str, Finding]]
-"""Sides, the stacks of the containers, the places that they are at, and what was found."""
 Watch = Callable[[Played], None]
 """Sees a step whose plots still grow."""
 TRIES = 3
@@ -174,8 +93,8 @@ class Engine:
         self.bench = bench
         self.chosen = chosen
         self.demo = demo
-        self._made: Lab | None = None
         self.host = Trial(runtime(HOST), bench)
+        self.layered = Layered(chosen, bench, demo.stage, self._outside)
         # Only one that keeps the contract knows `--trace`; an adapter's program does not.
         self.traces = type(chosen) is Runtime
         canaries = bench.canaries
@@ -326,14 +245,8 @@ class Engine:
         """Run a step on the demo's image, and look at what that made of its layers."""
         axes = (step.axis, *step.also)
         try:
-            lab = self._lab()
-            lab.renew()
-            places = {**self.places, "store": lab.store}
-            seen = [stack.contents(self.bench, lab.store)]
-            play = self._turns if step.turns else self._inside
-            sides, stacks, places, findings = play(step, lab, places, seen)
-            trial = self.trial(step)
-            calls = self._calls(trial, Request(["/bin/sh", "-c", ":"]))
+            sides, stacks, places, findings = self.layered.play(step, self.places)
+            calls = self._calls(self.trial(step), Request(["/bin/sh", "-c", ":"]))
         except (NotStarted, Unsupported, Hindered, OSError) as error:
             here = not isinstance(error, NotStarted)
             kind = Verdict.UNKNOWN if here else Verdict.BROKEN
@@ -345,61 +258,10 @@ class Engine:
         drawn = stacks[-1] if stacks and step.picture else None
         return Played(step, places, sides, findings, calls, layers=drawn)
 
-    def _inside(
-        self, step: Step, lab: Lab, places: Places, seen: list[proof.Contents]
-    ) -> "Proved":
-        """Run a step's command in containers that still live when the host looks at their files."""
-        asked = [each.options for each in step.beside or ()] + [step.options]
-        between = []
-        with ExitStack() as living:
-            stacks = []
-            for options in asked:
-                trial = Trial(Imaged(self.chosen, lab.store, options), self.bench)
-                ended, container = living.enter_context(_living(trial, step.command[-1]))
-                stacks.append(stack.look(self.bench, container.pid, lab.store))
-                between.append(Side(self.demo.stage, options, step.command, ended))
-            seen.append(stack.contents(self.bench, lab.store))
-            names = [("upper", stacks[-1].upper), ("other", stacks[0].upper)]
-            names.append(("lower", next(iter(stacks[-1].lower), "")))
-            places = {**places, **{name: path for name, path in names if path}}
-            beside = [fill(word, places) for word in step.host]
-            host = Side("", (), beside, self._outside(beside, step))
-            said = [side.ended for side in between]
-            scene = proof.Scene(self.bench, lab, said, stacks, seen)
-            findings = proof.prove(step.looks, (step.axis, *step.also), scene)
-        return [host, *between], stacks, places, findings
-
-    def _turns(
-        self, step: Step, lab: Lab, places: Places, seen: list[proof.Contents]
-    ) -> "Proved":
-        """Run scripts of the host's that call the runtime, one after the other."""
-        sides = []
-        try:
-            for turn in step.turns:
-                if turn.anew:
-                    lab.clear()
-                    lab.renew()
-                command = [fill(word, places) for word in turn.command or step.command]
-                environment = {**turn.environment, "LABRUN_STORE": lab.store}
-                ended = self._outside(lab.script(command), replace(step, environment=environment))
-                seen.append(stack.contents(self.bench, lab.store))
-                sides.append(Side("", (), command, ended, title=str(turn.title)))
-            scene = proof.Scene(self.bench, lab, [side.ended for side in sides], (), seen)
-            findings = proof.prove(step.looks, (step.axis, *step.also), scene)
-        finally:
-            lab.clear()
-        return sides, [], places, findings
-
-    def _lab(self) -> Lab:
-        """Return the demo's images, made when they are first wanted."""
-        if self._made is None:
-            self._made = Lab(self.chosen, self.bench)
-        return self._made
-
     def trial(self, step: Step) -> Trial:
         """Return the runtime on its bench, as the step asks for it."""
         if step.looks in proof.PROOFS:
-            return Trial(Imaged(self.chosen, self._lab().store, step.options), self.bench)
+            return self.layered.trial(step.options)
         # A step's own disk is there only while it is played.
         known = [word for word in step.options if not PLACE.search(fill(word, self.places))]
         whole = len(known) == len(step.options)
@@ -459,24 +321,6 @@ class Engine:
             return ()
         traced = replace(request, options=["--trace"])
         return calls(_run(trial, traced).stderr.decode("utf-8", "replace"))
-
-
-@contextmanager
-def _living(trial: Trial, script: str) -> Iterator[tuple[Ended, Container]]:
-    """Run a shell script in a container; give what it said, and the container, which still lives.
-
-    Raises NotStarted.
-    """
-    end = nonce("end")
-    # It waits until it has been found: what it forks looks like it.
-    line = f'export PATH={PATH}; read go; ({script}\n) 2>&1; echo "{end} $? {end}"'
-    with trial.started(line) as container:
-        measure.tell(container, "go")
-        if not container.hears(f" {end}\n".encode()):
-            raise NotStarted(say("demo.ended_early"))
-        said, _, status = bytes(container.heard).rpartition(end.encode())[0].rpartition(end.encode())
-        # The first line is the shell's own: by it the container was found.
-        yield Ended(int(status), said.partition(b"\n")[2], b""), container
 
 
 def _without(plot: Plot) -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 from checks.model import Verdict
 from labs import verdicts
 from labs.demo import boxes, picture, stack
-from labs.demo.engine import Played
+from labs.demo.played import Played
 from labs.demo.screen import Screen
 from labs.demo.script import Demo, Places, Step
 from labs.demo.trace import called, those

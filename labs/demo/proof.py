@@ -95,7 +95,7 @@ def whiteout(scene: Scene) -> tuple[list[str], list[str]]:
         if path in stack.merged:
             faults.append(say("proof.still_seen", path=path))
         else:
-            evidence.append(say("proof.unseen", path=path))
+            evidence.append(say("proof.unseen"))
     if not gone:
         faults.append(say("proof.no_whiteout"))
     evidence += [_unchanged(scene, stack, faults), _mounted(stack)]
@@ -283,9 +283,11 @@ def _layers(scene: Scene) -> list[str]:
 def whiteouts(scene: Scene) -> tuple[list[str], list[str]]:
     """The layer in the tar spells a deletion as AUFS did, and has no device for it."""
     name = _layers(scene)[-1]
-    with tarfile.open(scene.path(f"{scene.lab.context}/{EXPORTED}")) as tar:
-        with tarfile.open(fileobj=tar.extractfile(name)) as layer:
-            rows = layer.getmembers()
+    with (
+        tarfile.open(scene.path(f"{scene.lab.context}/{EXPORTED}")) as tar,
+        tarfile.open(fileobj=tar.extractfile(name)) as layer,
+    ):
+        rows = layer.getmembers()
     found = [row.name for row in rows if os.path.basename(row.name).startswith(".wh.")]
     devices = [row.name for row in rows if row.ischr()]
     evidence = [say("proof.in_tar", name=path) for path in found]

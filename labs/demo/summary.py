@@ -12,7 +12,7 @@ from rich.text import Text
 from checks.model import Verdict, axes
 from labs import texts
 from labs.demo import pages
-from labs.demo.engine import Played
+from labs.demo.played import Played
 from labs.demo.screen import Screen
 from labs.demo.script import Demo, exists
 from labs.texts import say

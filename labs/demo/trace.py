@@ -13,7 +13,9 @@ GROUP = re.compile(r'"/[^"]*/(?=labrun-run-[0-9a-f]+")|"/[^"]*/labrun-run-[0-9a-
 """Where a container's group is: what tells is the file in it."""
 
 
-STACKED = re.compile(r'"/[^"]*/containers/[0-9a-f]+/|(?<=(?:upper|lower)dir=)[^,"]+|(?<=workdir=)[^,"]+')
+STACKED = re.compile(
+    r'"/[^"]*/containers/[0-9a-f]+/|(?<=(?:upper|lower)dir=)[^,"]+|(?<=workdir=)[^,"]+'
+)
 """Where a container's directories are: what tells is which they are for."""
 
 

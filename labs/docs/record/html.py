@@ -9,7 +9,7 @@ from rich.text import Text
 from checks.model import Verdict, axes
 from labs import texts, verdicts
 from labs.demo import boxes, pages, picture
-from labs.demo.engine import Played
+from labs.demo.played import Played
 from labs.demo.screen import Screen
 from labs.demo.script import Demo
 from labs.demo.summary import CLOSED

@@ -14,8 +14,8 @@ from pathlib import Path
 from checks.bench import Bench
 from checks.model import Finding
 from checks.trial import Ended
-from labs.demo.engine import Played
 from labs.demo.picture import Networks
+from labs.demo.played import Played
 from labs.demo.trace import Call
 from labs.docs.record import labhost
 from labs.paths import CHECKOUT

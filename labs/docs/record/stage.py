@@ -18,6 +18,7 @@ from rich.terminal_theme import TerminalTheme
 from checks.bench import Bench
 from labs import texts
 from labs.demo import engine, pages, script, summary
+from labs.demo.played import Played
 from labs.demo.screen import Screen
 from labs.docs.record import html, labhost, measured
 from labs.docs.record.normal import Normal
@@ -120,7 +121,7 @@ def _record(stage: str, folder: Path) -> None:
     (folder / "check.txt").write_text(normal.seconds(normal(judged.stdout)), encoding="utf-8")
 
 
-def _picture(demo: script.Demo, done: engine.Played) -> str:
+def _picture(demo: script.Demo, done: Played) -> str:
     """Return a step's page as it looks on a terminal, drawn by rich."""
     screen = Screen()
     screen.draws = True
