@@ -14,7 +14,7 @@ GROUP = re.compile(r'"/[^"]*/(?=labrun-run-[0-9a-f]+")|"/[^"]*/labrun-run-[0-9a-
 
 
 STACKED = re.compile(
-    r'"/[^"]*/containers/[0-9a-f]+/|(?<=(?:upper|lower)dir=)[^,"]+|(?<=workdir=)[^,"]+'
+    r'(?<=")/[^"]*/containers/[0-9a-f]+/\w+(?=/)|(?<=(?:upper|lower)dir=)[^,"]+|(?<=workdir=)[^,"]+'
 )
 """Where a container's directories are: what tells is which they are for."""
 
@@ -40,7 +40,7 @@ class Call:
         """
         words = IDLE.sub("", self.arguments.partition(", [")[0]).replace(f'"{root}"', '"ROOT"')
         words = GROUP.sub(r'"…/', words)
-        words = STACKED.sub(lambda found: '"…/' if found[0].startswith('"') else "…", words)
+        words = STACKED.sub("…", words).replace("metacopy=off,", "")
         flag = wanted.partition("(")[2]
         if flag in (flags := words.split("|")) and len(flags) > 1:
             words = f"…|{flag}"
