@@ -78,8 +78,9 @@ class Layered:
                 if turn.anew:
                     self.lab.clear()
                     self.lab.renew()
-                command = [fill(word, places) for word in turn.command or step.command]
-                environment = {**turn.environment, "LABRUN_STORE": self.lab.store}
+                known = {**places, **turn.places}
+                command = [fill(word, known) for word in turn.command or step.command]
+                environment = {"LABRUN_STORE": self.lab.store}
                 ended = self.outside(
                     self.lab.script(command), replace(step, environment=environment)
                 )

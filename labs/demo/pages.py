@@ -168,8 +168,7 @@ def telling(done: Played, most: int) -> list[str]:
 def _did(screen: Screen, demo: Demo, done: Played) -> Blocks:
     """Return the system calls that did it, as they were seen in a run, and what is new by them."""
     label = say("demo.did")
-    if done.step.turns and not done.step.calls:
-        # A script starts the runtime more than once, and not only to run a container.
+    if not did_it(done):
         blocks: Blocks = []
     elif not done.calls:
         blocks = [screen.prose(say("demo.no_calls"), label)]
@@ -182,6 +181,14 @@ def _did(screen: Screen, demo: Demo, done: Played) -> Blocks:
     if done.links:
         blocks.append(screen.prose(split(done), say("demo.namespaces")))
     return blocks
+
+
+def did_it(done: Played) -> bool:
+    """Say whether it is system calls of one run that a step is about.
+
+    A script starts the runtime more than once, and not only to run a container.
+    """
+    return not done.step.turns or bool(done.step.calls)
 
 
 def split(done: Played) -> str:
@@ -238,7 +245,11 @@ def facts(screen: Screen, demo: Demo, done: Played) -> Blocks:
     page.append(screen.prose(say("demo.facts")))
     for axis, finding in done.findings.items():
         page.append(
-            Text.assemble((axis, "bold"), " " if axis else "", screen.sign(finding.verdict))
+            Text.assemble(
+                (axis, "bold"),
+                " " if axis else "",
+                screen.sign(finding.verdict, axis=bool(axis)),
+            )
         )
         page += [screen.prose(fact, " ") for fact in finding.evidence]
     if done.links:

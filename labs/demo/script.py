@@ -86,7 +86,8 @@ class Turn:
     """What runs, where that isn't the step's command."""
     anew: bool = False
     """Whether it begins with the images as they were at first, and no container."""
-    environment: Mapping[str, str] = field(default_factory=dict)
+    places: Places = field(default_factory=dict)
+    """What its `{places}` are, beside those of every step."""
 
 
 @dataclass(frozen=True)

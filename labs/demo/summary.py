@@ -113,8 +113,8 @@ def _table(screen: Screen, rows: Sequence[Row]) -> Table:
         cells = [
             Text(f"{family}." + ", ".join([first, *more]), style="bold"),
             *([Text(row.title[texts.language()])] if titled else []),
-            screen.sign(before),
-            screen.sign(after),
+            screen.sign(before, axis=True),
+            screen.sign(after, axis=True),
         ]
         table.add_row(*cells, *([Text(closes)] if leaks else []))
     return table
