@@ -75,9 +75,12 @@ class Lab:
 
     def _furnish(self) -> None:
         """On the bench: mount the folder, and write the files that images are made from."""
-        if not os.path.isdir(self.folder):
+        if os.path.isdir(self.folder):
+            # A runtime that made no images was asked once more.
+            kernel.umount(self.folder)
+        else:
             os.mkdir(self.folder, 0o755)
-            kernel.mount("tmpfs", self.folder, "tmpfs", 0, f"mode=755,size={SIZE}")
+        kernel.mount("tmpfs", self.folder, "tmpfs", 0, f"mode=755,size={SIZE}")
         os.umask(0o022)
         # Not what the bench has mounted in ROOT: that is no part of it.
         os.mkdir(f"{self.folder}/root")

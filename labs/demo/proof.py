@@ -53,10 +53,13 @@ Proofs = Mapping[str, Proof]
 
 
 def prove(looks: str, axes: Sequence[str], scene: Scene) -> dict[str, Finding]:
-    """Return the finding on each axis of a step. What can't be read raises OSError or Hindered."""
+    """Return the finding on each axis of a step; what isn't there to be read is a fault."""
     found = {}
     for axis in axes:
-        evidence, faults = PROOFS[looks][axis](scene)
+        try:
+            evidence, faults = PROOFS[looks][axis](scene)
+        except (OSError, tarfile.TarError, ValueError, LookupError) as error:
+            evidence, faults = [], [say("proof.unreadable", reason=error)]
         verdict = Verdict.BROKEN if faults else Verdict.KEPT
         found[axis] = Finding(verdict, (*faults, *evidence))
     return found

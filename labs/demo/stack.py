@@ -22,7 +22,7 @@ from labs.texts import say
 WIDEST = 92
 MARKS = ("redirect", "opaque")
 """The attributes, behind `trusted.overlay.`, by which overlay notes what it did to a directory."""
-PLAIN = str.maketrans("┌┐└┘├┤─│→…", "++++++-|>~")
+PLAIN = str.maketrans("┌┐└┘├┤─│…·", "++++++-|~-")
 """What stands for the lines where they can't be spelled."""
 DEEP = 3
 """How far below the store a directory may be that an option's relative path starts from."""
