@@ -130,7 +130,9 @@ class TestPlayed:
         assert {row["verdict"] for row in rows.values()} == {"kept"}
         for row in rows.values():
             assert row["evidence"]
-            assert list(row)[:3] == ["id", "axis", "command"]
+            keys = "id axis command host container verdict expected evidence"
+            assert list(row)[:8] == keys.split()
+            assert set(list(row)[8:]) <= {"options", "beside"}
 
     def test_a_write_a_delete_and_a_change_are_in_upper(self, rows: dict[str, Any]) -> None:
         assert rows["write"]["host"]["stdout"].startswith("./srv/hello\nhello\n")
@@ -181,6 +183,7 @@ class TestPlayed:
         if not Path("/dev/fuse").exists():
             pytest.skip("cannot: no FUSE here")
         assert aufs.startswith(changes)
+        assert len(row["beside"]) == 2
         assert "rw/srv/.wh.letter" in aufs.split()
 
 
