@@ -13,6 +13,7 @@ from checks.model import Verdict
 from labs import verdicts
 from labs.demo import boxes, picture, stack
 from labs.demo.played import Played
+from labs.demo.proof import PROOFS
 from labs.demo.screen import Screen
 from labs.demo.script import Demo, Places, Step
 from labs.demo.trace import called, those
@@ -25,8 +26,8 @@ NUMBERED = re.compile(r":\[\d+\]|/proc/\d+/")
 """What differs between two containers in what is said of both."""
 FEWEST, MOST = 4, 14
 """Lines of output that a box shows: on a low screen, and on one as high as can be."""
-PLOTTED = 11
-"""Lines that a plot should have before there is room for all facts."""
+PLOTTED, PROVED = 11, 10
+"""Lines that a plot, or what lies in a container's layers, should have before all facts have."""
 
 
 def head(screen: Screen, demo: Demo, right: str, root: str) -> Blocks:
@@ -101,7 +102,11 @@ def result(
         *((short, [], few, did) for few in range(min(every, 4), 0, -1)),
         (short, [], 1, []),
     ]
-    least = [PLOTTED, FEWEST] if done.step.plot and screen.plots else [FEWEST]
+    least = [FEWEST]
+    if done.step.looks in PROOFS:
+        least.insert(0, PROVED)
+    elif done.step.plot and screen.plots:
+        least.insert(0, PLOTTED)
     for fewest, (top, gap, facts, by) in product(least, ways):
         rest = [*verdict(screen, done, facts), *by, *gap, *why]
         room = MOST
