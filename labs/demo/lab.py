@@ -126,7 +126,13 @@ class Lab:
 
     def script(self, command: Sequence[str]) -> list[str]:
         """Return a script of the host's, in which `stage4` is the runtime, wherever that is."""
-        head = f'stage4() {{ {self.chosen.name} "$@"; }}\ncd {shlex.quote(self.context)}\n'
+        words = shlex.split(self.chosen.name)
+        # It runs elsewhere, and a runtime may have been named from here.
+        words = [
+            os.path.abspath(word) if os.path.exists(word) and (number or "/" in word) else word
+            for number, word in enumerate(words)
+        ]
+        head = f'stage4() {{ {shlex.join(words)} "$@"; }}\ncd {shlex.quote(self.context)}\n'
         return [*command[:2], head + command[2]]
 
     def _run(self, argv: Sequence[str], environment: Mapping[str, str]) -> Ended:

@@ -204,11 +204,11 @@ sys.exit(status)
 
 
 def runtime(folder: Path, changed: dict[str, Any]) -> str:
-    """Write such a runtime, and return its command."""
+    """Write such a runtime, and return its command, as seen from here."""
     file = folder / "otherwise.py"
     head = f"CHANGED = {changed!r}\nRUNTIME = {reference('stage4')!r}\n"
     file.write_text(head + OTHERWISE, encoding="utf-8")
-    return f"{sys.executable} {file}"
+    return f"{sys.executable} {os.path.relpath(file)}"
 
 
 @ROOT_ONLY
