@@ -169,7 +169,7 @@ def peers(scene: Scene) -> tuple[list[str], list[str]]:
     faults: list[str] = []
     if one.lower != other.lower or one.upper == other.upper:
         faults.append(say("proof.not_shared"))
-    evidence.append(say("proof.shared", lower=one.option("lowerdir"), count=len(one.lower)))
+    evidence.append(say("proof.shared", lower=":".join(one.lowers), count=len(one.lower)))
     for path in sorted(set(one.written) & set(other.written)):
         if one.written[path].kind != "file":
             continue
@@ -185,8 +185,8 @@ def peers(scene: Scene) -> tuple[list[str], list[str]]:
 
 def _mounted(stack: Stack) -> str:
     """Return what the container's root is."""
-    upper, lower = stack.option("upperdir"), stack.option("lowerdir")
-    return say("proof.mounted", upper=upper, lower=lower)
+    lower = ":".join(stack.lowers)
+    return say("proof.mounted", upper=stack.option("upperdir"), lower=lower)
 
 
 def _no_overlay(stack: Stack) -> tuple[list[str], list[str]]:

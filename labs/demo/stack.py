@@ -74,6 +74,14 @@ class Stack:
         return next((value for key, _, value in values if key == name), "")
 
     @property
+    def lowers(self) -> list[str]:
+        """Return the directories below as the kernel shows them, from the top down."""
+        words = [word.partition("=") for word in self.options.split(",")]
+        # Those that fsconfig(2) was told one by one are shown so.
+        added = [value for key, _, value in words if key == "lowerdir+"]
+        return added or self.option("lowerdir").split(":")
+
+    @property
     def folder(self) -> str:
         """Return the folder in which the container has changed most, "" for the top."""
         folders = [os.path.dirname(path) for path, entry in self.written.items() if entry.told]
@@ -94,7 +102,7 @@ def _read(pid: int, store: str) -> dict[str, Any]:
     options = root.line.partition(" - ")[2].split(" ")[2]
     found: dict[str, Any] = {"type": root.type, "options": options}
     bare = Stack(root.type, options)
-    upper, lower = bare.option("upperdir"), bare.option("lowerdir").split(":")
+    upper, lower = bare.option("upperdir"), bare.lowers
     # Relative to where the runtime was when it called mount(2), which nobody noted.
     start = next((place for place in _folders(store) if _all_there(place, [upper, *lower])), "")
     if root.type != "overlay" or not upper or not start:
@@ -209,7 +217,7 @@ def draw(stack: Stack, width: int, *, spells: bool = True) -> list[str]:
             [_cell(n, stack.written.get(_at(folder, n))) for n in names],
         )
     )
-    for word, entries in zip(stack.option("lowerdir").split(":"), stack.below, strict=True):
+    for word, entries in zip(stack.lowers, stack.below, strict=True):
         cells = [_cell(n, entries.get(_at(folder, n))) for n in names]
         rows.append((f"lowerdir={word}", cells if any(cells) else []))
     lines = _table(rows, names, width)
