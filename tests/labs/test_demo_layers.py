@@ -14,6 +14,8 @@ from labs.demo import stack
 from labs.demo.script import load
 from labs.demo.stack import Entry, Stack
 from labs.demo.trace import Call
+from labs.docs.record import measured as recorded
+from labs.docs.record.normal import Normal
 from labs.errors import FAILED
 from labs.stages import reference
 from tests.running import LABRUN, run
@@ -101,6 +103,60 @@ def test_a_mount_of_layers_is_told_without_the_way_to_them() -> None:
         'mount("overlay", "…/merged", "overlay", 0, '
         '"index=on,redirect_dir=on,upperdir=…,workdir=…,lowerdir=…")'
     )
+
+
+# ---- recorded for the pages -------------------------------------------------------------------
+
+
+def test_names_that_differ_by_machine_are_the_same_wherever_they_come_again() -> None:
+    texts = []
+    for letter, number in (("a", "1"), ("b", "2")):
+        normal = Normal("stage4")
+        digest, own, short = letter * 64, number * 12, number * 6
+        said = normal(
+            f"made sha256:{digest[:12]}\nsha256:{digest}\nblobs/sha256/{digest}\n"
+            f"lowerdir={short}:{letter * 6},upperdir=../containers/{own}/overlay/upper\n"
+            f"lowerdir={short}\n/store/tmp/overlay-{number * 16}"
+        )
+        assert digest[:12] not in said
+        assert own not in said
+        texts.append(said)
+    assert texts[0] == texts[1]
+    first, whole, blob, *_ = texts[0].splitlines()
+    assert whole.startswith(first.removeprefix("made "))
+    assert blob.endswith(whole.removeprefix("sha256:"))
+
+
+PLAYED = '<figure class="played measured"><pre>{}</pre><ul><li>{}</li></ul></figure>'
+
+
+@pytest.mark.parametrize(
+    ("said", "evidence", "alike"),
+    [
+        ("\n26356   .\n80968   .\n", "nine more took 72.0 KiB", True),
+        ("\n26356   .\n80968   .\n", "ten containers cost as much as copies", False),
+        ("c--------- 0,0 letter", "nine more took 53.3 MiB", False),
+    ],
+)
+def test_a_recording_is_fresh_where_its_figures_alone_differ(
+    said: str, evidence: str, alike: bool, tmp_path: Path
+) -> None:
+    one, other = tmp_path / "one.html", tmp_path / "other.html"
+    one.write_text(PLAYED.format("\n26000   .\n81000   .\n", "nine more took 64.0 KiB"))
+    other.write_text(PLAYED.format(said, evidence))
+    assert recorded.alike(one, other) is alike
+
+
+def test_drivers_are_compared_on_machines_that_have_the_same(tmp_path: Path) -> None:
+    name = "generated/en/stage4/driver.html"
+    for folder, drivers in (("fresh", "overlay vfs"), ("docs", "overlay devicemapper vfs")):
+        (tmp_path / folder / "generated/stage4").mkdir(parents=True)
+        (tmp_path / folder / "generated/stage4/drivers.txt").write_text(drivers)
+    places = tmp_path / "fresh", tmp_path / "docs"
+    assert not recorded.comparable(name, *places)
+    assert not recorded.comparable("generated/stage4/drivers.txt", *places)
+    assert recorded.comparable(name.replace("driver", "write"), *places)
+    assert recorded.comparable(name, places[0], places[0])
 
 
 # ---- played for real -------------------------------------------------------------------------
