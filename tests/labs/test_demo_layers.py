@@ -178,6 +178,7 @@ def rows() -> dict[str, Any]:
 
 @ROOT_ONLY
 @MACHINE
+@pytest.mark.once
 class TestPlayed:
     """By the stage's own runtime: what the host sees in the directories is as it must be."""
 
