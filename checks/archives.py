@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from checks.bench import tree
+
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 WHEN = "2001-09-09T01:46:40Z"
 TIME = 1_000_000_000
@@ -64,17 +66,15 @@ def layer(*entries: Any) -> bytes:
 def layer_of(folder: str) -> bytes:
     """Return a folder as the tar of a layer, without what is mounted in it."""
     packed = io.BytesIO()
-    device = os.lstat(folder).st_dev
 
-    def kept(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        there = os.lstat(os.path.join(folder, info.name))
+    def anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
         info.uname = info.gname = ""
         info.mtime = int(info.mtime)
-        return info if there.st_dev == device else None
+        return info
 
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name in sorted(os.listdir(folder)):
-            tar.add(os.path.join(folder, name), name, filter=kept)
+        for name in tree(folder):
+            tar.add(os.path.join(folder, name), name, recursive=False, filter=anonymous)
     return packed.getvalue()
 
 
@@ -89,13 +89,14 @@ def _tar(entries: Sequence[Any]) -> bytes:
 def configuration(layers: Sequence[bytes], command: Sequence[str] = ()) -> bytes:
     """Return the configuration of an image with these layers, lowest first."""
     machine = os.uname().machine
+    diff_ids = [f"sha256:{hexdigest(one)}" for one in layers]
     return json.dumps(
         {
             "architecture": ARCHITECTURES.get(machine, machine),
             "os": "linux",
             "created": WHEN,
             "config": {"Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": list(command)},
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hexdigest(one)}" for one in layers]},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
             "history": [{"created": WHEN, "created_by": f"layer {n}"} for n in range(len(layers))],
         }
     ).encode()

@@ -193,7 +193,8 @@ def described(folder: str, users: int) -> dict[str, str]:
     The same files elsewhere look the same: of times, only whether they are old. A uid that is none
     of so many `users` is nobody's, as in a user namespace.
     """
-    found, first = {}, {}
+    found: dict[str, str] = {}
+    first: dict[tuple[int, int], str] = {}
     for name in (".", *below(folder)):
         path = f"{folder}/{name}"
         facts = os.lstat(path)

@@ -1,8 +1,7 @@
-"""Images of a runtime under test: how it is asked to take them in, build them, and give them out."""
+"""Images of a runtime under test: how it is asked to take in, build and give out images."""
 
 import os
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 from checks import archives
@@ -120,13 +119,3 @@ class Images:
             place = Path(self.bench.path(folder), name)
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(text, encoding="utf-8")
-
-
-def base(bench_folder: str) -> bytes:
-    """Return ROOT as the lowest layer of an image: something that a command can run in."""
-    return archives.layer_of(bench_folder)
-
-
-def image_of(name: str, *layers: bytes, command: Sequence[str] = ()) -> bytes:
-    """Return an image with these layers as a tar."""
-    return archives.saved(name, layers, archives.configuration(layers, command))

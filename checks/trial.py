@@ -196,8 +196,8 @@ class Trial:
 
         `line` is another line for the shell, which says so, and waits, in a child that it forks.
         `watch` is called with the runtime and the command's arguments as soon as the runtime runs.
-        `root` is another ROOT than the bench's, or an image. Raises NotStarted with what the runtime said,
-        NoSuchOption where it knows no such option.
+        `root` is another ROOT than the bench's, or an image.
+        Raises NotStarted with what the runtime said, NoSuchOption where it knows no such option.
         """
         name = nonce("command")
         # The shell waits in a builtin: no other program need be in ROOT, and it is never replaced.

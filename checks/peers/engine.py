@@ -38,7 +38,7 @@ def options(runtime: Runtime, asked: Asked, request: Request) -> list[str]:
     cgroup = "cgroup" in with_cgroup(asked.namespaces)
     words += ["--cgroupns", "private" if cgroup else "host"]
     words += ["--network", "none"] if asked.values.get("--net") == "none" else []
-    for option in ("--hostname", "--ip", *LIMITS):
+    for option in ("--hostname", "--ip", *LIMITS, "--name"):
         words += [option, asked.values[option]] if option in asked.values else []
     words += ["--workdir", request.workdir] if request.workdir else []
     for name, value in request.environment.items():

@@ -78,7 +78,10 @@ class Ground:
 
 @contextlib.contextmanager
 def prepared(trial: Trial) -> Iterator[Ground]:
-    """Make a ROOT of the probe's own, a copy of the bench's. Raises Hindered where it is too big."""
+    """Make a ROOT of the probe's own, a copy of the bench's.
+
+    Raises Hindered where that doesn't fit on the bench's disk.
+    """
     bench = trial.bench
     base, plain, name = (f"{bench.disk}/{nonce(word)}" for word in ("base", "plain", "play"))
     made = Ground(bench, base, os.path.basename(name), plain)
@@ -235,26 +238,25 @@ def peers(trial: Trial) -> Finding:
         except OSError as error:
             return (error.strerror or str(error)).encode()
 
-    with prepared(trial) as made:
-        with entered(trial, made) as (one, folder):
-            write(one, folder, "kept", texts["one"])
-            write(one, folder, "new", texts["one"])
-            with entered(trial, made) as (other, there):
-                if (seen := read(other, there, "kept")) != b"kept, as it was\n":
-                    faults.append(say("cow.peer_seen", file="kept", seen=seen))
-                write(other, there, "kept", texts["other"])
-                write(other, there, "new", texts["other"])
-                # The first writes what it has not touched before, while the other is there.
-                write(one, folder, "file", texts["later"])
-                for each, place, files in (
-                    (one, folder, {"kept": "one", "new": "one", "file": "later"}),
-                    (other, there, {"kept": "other", "new": "other"}),
-                ):
-                    for name, word in files.items():
-                        if (seen := read(each, place, name)) != texts[word]:
-                            faults.append(say("cow.peer_seen", file=name, seen=seen))
-                if (seen := read(other, there, "file")) != b"file, as it was\n":
-                    faults.append(say("cow.peer_seen", file="file", seen=seen))
+    with prepared(trial) as made, entered(trial, made) as (one, folder):
+        write(one, folder, "kept", texts["one"])
+        write(one, folder, "new", texts["one"])
+        with entered(trial, made) as (other, there):
+            if (seen := read(other, there, "kept")) != b"kept, as it was\n":
+                faults.append(say("cow.peer_seen", file="kept", seen=seen))
+            write(other, there, "kept", texts["other"])
+            write(other, there, "new", texts["other"])
+            # The first writes what it has not touched before, while the other is there.
+            write(one, folder, "file", texts["later"])
+            for each, place, files in (
+                (one, folder, {"kept": "one", "new": "one", "file": "later"}),
+                (other, there, {"kept": "other", "new": "other"}),
+            ):
+                for name, word in files.items():
+                    if (seen := read(each, place, name)) != texts[word]:
+                        faults.append(say("cow.peer_seen", file=name, seen=seen))
+            if (seen := read(other, there, "file")) != b"file, as it was\n":
+                faults.append(say("cow.peer_seen", file="file", seen=seen))
     return promise(faults, say("cow.peers", files="kept, new, file"))
 
 
@@ -301,9 +303,7 @@ def sharing(trial: Trial) -> Finding:
 
 def _measured(key: str, cost: int) -> str:
     """Return what the containers after the first took, as evidence."""
-    return say(
-        key, count=CONTAINERS - 1, size=max(cost, 0) / 2**20, image=BALLAST / 2**20
-    )
+    return say(key, count=CONTAINERS - 1, size=max(cost, 0) / 2**20, image=BALLAST / 2**20)
 
 
 def _image(trial: Trial, made: Ground) -> tuple[str, list[str]]:
