@@ -76,21 +76,11 @@ class Docker(Runtime):
         return [*run, *words, *asked.rest, image, *request.command]
 
     def verb(self, words: str, operands: Sequence[str], bench: Bench) -> list[str]:
-        """Return what Docker calls it. Its `load` finds an image's name in the tar."""
+        """Return `docker load`, and so on."""
         self.prepare(bench)
-        docker = dockerd.client(self._base)
-        match words, operands:
-            case "image import", [file, _]:
-                return [*docker, "load", "--input", file]
-            case "image export", [name, file] if file.endswith(".tar"):
-                return [*docker, "save", "--output", file, name]
-            case "image rm", names:
-                return [*docker, "image", "rm", *names]
-            case "build" | "commit" | "diff", _:
-                # BuildKit is a service of its own in newer versions, and asks registries.
-                return ["env", "DOCKER_BUILDKIT=0", *docker, words, *operands]
-            case _:
-                unsupported(self, f"`{words}`")
+        # BuildKit is a service of its own in newer versions, and asks registries.
+        docker = ["env", "DOCKER_BUILDKIT=0", *dockerd.client(self._base)]
+        return [*docker, *engine.verb(self, words, operands)]
 
     def _image(self, bench: Bench, root: str) -> str:
         """Return the image for a ROOT, made of it where it is a directory that is new."""
