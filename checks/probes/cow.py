@@ -53,7 +53,7 @@ class Ground:
         """Return what of ROOT is no longer as it was, as faults."""
         after = ground.fingerprint(self.bench.path(self.base))
         changed = [name for name, _, _ in ground.differences(before, after)]
-        return [say("cow.base_changed", count=len(changed), file=changed[0])] if changed else []
+        return [say("cow.base_changed", count=len(changed), file=changed[-1])] if changed else []
 
     def suit(self, container: Container) -> bool:
         """Have ROOT belong to who is root inside; False where it did not, and now does."""
@@ -189,6 +189,7 @@ def copyup(trial: Trial) -> Finding:
 def base(trial: Trial) -> Finding:
     """ROOT's bytes and metadata are the same after whatever a container did."""
     with prepared(trial) as made:
+        faults: list[str] = []
         with entered(trial, made) as (container, folder):
             before = ground.fingerprint(trial.bench.path(made.base))
             handle = os.open(f"{made.outside}/big", os.O_RDONLY)
@@ -197,15 +198,17 @@ def base(trial: Trial) -> Finding:
                 container.visit(lambda: ground.play(folder, ground.changes(users)))
                 container.visit(lambda: ground.play(folder, ground.deletions()))
                 container.visit(lambda: ground.play(folder, ground.directories()))
-                container.visit(lambda: ground.clear(folder))
+                try:
+                    container.visit(lambda: ground.clear(folder))
+                except OSError as error:
+                    faults.append(say("cow.not_cleared", reason=error.strerror))
                 through = os.pread(handle, 2 * ground.BIG, 0)
             finally:
                 os.close(handle)
-            left = container.visit(lambda: ground.listed(folder))
+            if left := container.visit(lambda: ground.listed(folder)):
+                faults.append(say("cow.left", files=", ".join(left)))
             container.end()
-        faults = made.changed(before)
-        if left:
-            faults.append(say("cow.not_cleared", files=", ".join(left)))
+        faults += made.changed(before)
         if through != bytes(range(256)) * (ground.BIG // 256):
             faults.append(say("cow.handle_other"))
         # The next one begins where this one began.
@@ -287,9 +290,10 @@ def sharing(trial: Trial) -> Finding:
             cost = used(bench, holds) - before
             if cost > (CONTAINERS - 1) * SLACK:
                 faults.append(_measured("cow.copies", cost))
+        except FileExistsError:
+            return promise([say("cow.shared_all")])
         except OSError as error:
-            faults.append(say("cow.shared_all", reason=error.strerror))
-            return promise(faults)
+            return promise([say("cow.peer_stuck", file="mine", reason=error.strerror)])
         stack.pop_all().close()
         left = _left_by_a_removed_one(trial, made, image)
         if left is None:

@@ -141,7 +141,10 @@ def whiteouts(trial: Trial) -> Finding:
     called = nonce("deletes")
     with trial.started(root=name, options=("--name", called)) as container:
         faults += _listing_faults(container.visit(lambda: _listings([*wanted])), wanted)
-        container.visit(_delete)
+        try:
+            container.visit(_delete)
+        except OSError as error:
+            faults.append(say("img.not_deleted", reason=error.strerror))
         images.must("commit", called, changed)
     _forget(images, called)
     top = archives.entries(archives.read(images.give(changed))[0].layers[-1])
@@ -326,11 +329,13 @@ def digest(trial: Trial) -> Finding:
         except Refused as error:
             notes.append(say("img.refused", case=what, said=error))
             continue
-        got = trial.run(Request(["/bin/cat", "/file"], root=new)).stdout
-        if got and not got.startswith(whole):
+        ended = trial.run(Request(["/bin/cat", "/file"], root=new))
+        if ended.stdout.startswith(whole):
+            notes.append(say("img.had_it", case=what))
+        elif ended.stdout:
             faults.append(say("img.not_refused", case=what))
         else:
-            notes.append(say("img.had_it", case=what))
+            notes.append(say("img.not_run", case=what, said=ended.said()))
     faults += _unnoticed(images, name, good, notes)
     return promise(faults, *notes)
 
