@@ -60,7 +60,9 @@ def test_all_but_the_bridge_is_closed(rootless: Callable[[str], str]) -> None:
 @pytest.mark.once
 @pytest.mark.xdist_group("machine")
 def test_an_ordinary_user_has_images_and_layers_too(rootless: Callable[[str], str]) -> None:
-    asked = ["fs.root", *(axis.id for axis in axes().values() if axis.stage == 4)]
+    # All on a ROOT of the probe's own. The bench's has /proc mounted in it, and what somebody else
+    # has mounted can't be left out of an overlay in a user namespace (clone_private_mount, EINVAL).
+    asked = [axis.id for axis in axes().values() if axis.stage == 4]
     status, report = check(rootless("stage4"), "--only", ",".join(asked))
     assert results(report, "fail") == UNION, report["checks"]
     assert results(report, "cannot") == set()
