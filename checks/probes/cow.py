@@ -157,32 +157,34 @@ def _result(outcome: str) -> str:
     return {"": "-", "None": "done"}.get(outcome, outcome)[:80]
 
 
-def behaves(trial: Trial, steps: Callable[[int], ground.Steps], done: str) -> Finding:
+def behaves(
+    trial: Trial, steps: Callable[[int], ground.Steps], done: Callable[[int], str]
+) -> Finding:
     """Return whether steps end as on an ordinary file system, and leave ROOT as it was."""
     with prepared(trial) as made, entered(trial, made) as (container, folder):
         before = ground.fingerprint(trial.bench.path(made.base))
         faults = compared(made, container, folder, lambda: steps(made.users))
         faults += made.changed(before)
     count = len(steps(made.users))
-    return promise(faults, say(done, count=count), say("cow.base_same", count=len(before)))
+    return promise(faults, done(count), say("cow.base_same", count=len(before)))
 
 
 @probe("cow.whiteout")
 def whiteout(trial: Trial) -> Finding:
     """What is deleted is gone inside, can be made anew, and is in ROOT as before."""
-    return behaves(trial, lambda _: ground.deletions(), "cow.deletions")
+    return behaves(trial, lambda _: ground.deletions(), lambda n: say("cow.deletions", count=n))
 
 
 @probe("cow.opaque")
 def opaque(trial: Trial) -> Finding:
     """A directory that takes another's place has nothing of that one's in it."""
-    return behaves(trial, lambda _: ground.directories(), "cow.directories")
+    return behaves(trial, lambda _: ground.directories(), lambda n: say("cow.directories", count=n))
 
 
 @probe("cow.copyup")
 def copyup(trial: Trial) -> Finding:
     """What is changed is changed inside only, and keeps all else: names, owners, attributes."""
-    return behaves(trial, ground.changes, "cow.changes")
+    return behaves(trial, ground.changes, lambda n: say("cow.changes", count=n))
 
 
 @probe("cow.base")
@@ -289,7 +291,7 @@ def sharing(trial: Trial) -> Finding:
                 hold()
             cost = used(bench, holds) - before
             if cost > (CONTAINERS - 1) * SLACK:
-                faults.append(_measured("cow.copies", cost))
+                faults.append(say("cow.copies", **_figures(cost)))
         except FileExistsError:
             return promise([say("cow.shared_all")])
         except OSError as error:
@@ -302,12 +304,12 @@ def sharing(trial: Trial) -> Finding:
             faults.append(say("cow.rm_kept", size=left / 2**20))
         else:
             note.append(say("cow.rm_gave", size=BALLAST / 2**20))
-    return promise(faults, _measured("cow.shared", cost), *note)
+    return promise(faults, say("cow.shared", **_figures(cost)), *note)
 
 
-def _measured(key: str, cost: int) -> str:
-    """Return what the containers after the first took, as evidence."""
-    return say(key, count=CONTAINERS - 1, size=max(cost, 0) / 2**20, image=BALLAST / 2**20)
+def _figures(cost: int) -> dict[str, float]:
+    """Return what the containers after the first took, as evidence has it: in MiB."""
+    return {"count": CONTAINERS - 1, "size": max(cost, 0) / 2**20, "image": BALLAST / 2**20}
 
 
 def _image(trial: Trial, made: Ground) -> tuple[str, list[str]]:

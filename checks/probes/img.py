@@ -282,21 +282,28 @@ RUN read uuid < {UUID}; echo $uuid > /second
         steps = ("RUN", "COPY", "RUN")
         for step, old, new, wanted in zip(steps, first, found, changed, strict=True):
             if (old != new) != wanted:
-                key = "img.stale" if wanted else "img.made_again"
-                faults.append(say(key, case=say(f"img.case_{case}"), step=step))
+                said = {"case": case, "step": step}
+                faults.append(say("img.stale", **said) if wanted else say("img.made_again", **said))
 
-    expect("again", built(), False, False, False)
+    expect(say("img.case_again"), built(), False, False, False)
     os.utime(data, (0, 0))
-    expect("touched", built(), False, False, False)
+    expect(say("img.case_touched"), built(), False, False, False)
     Path(data).write_text("two\n", encoding="ascii")
-    expect("changed", built(), False, True, True)
+    expect(say("img.case_changed"), built(), False, True, True)
     Path(data).write_text("one\n", encoding="ascii")
-    expect("back", built(), False, False, False)
+    expect(say("img.case_back"), built(), False, False, False)
     images.fill(folder, {"Dockerfile": dockerfile.replace("/first\n", "/first; :\n")})
-    expect("first", built(), True, False, True)
+    expect(say("img.case_first"), built(), True, False, True)
     images.fill(folder, {"Dockerfile": dockerfile})
-    expect("no_cache", built("--no-cache"), True, False, True)
-    return promise(faults, say("img.cached", first=first[0], second=first[2]), say("img.cases"))
+    expect(say("img.case_no_cache"), built("--no-cache"), True, False, True)
+    return promise(
+        faults, say("img.cached", first=_text(first[0]), second=_text(first[2])), say("img.cases")
+    )
+
+
+def _text(read: bytes | None) -> str:
+    """Return what was read of a file, as evidence."""
+    return (read or b"").decode(errors="replace").strip()
 
 
 @probe("img.digest")
@@ -319,11 +326,17 @@ def digest(trial: Trial) -> Finding:
     wrong, bad = archives.spoiled(other, unseen), archives.spoiled(good, text)
     meant = archives.configuration([root, other])
     spoiled: dict[str, tuple[Callable[[str], bytes], bytes]] = {
-        "saved": (lambda new: archives.saved(new, [root, wrong], meant), unseen),
-        "exported": (lambda new: _renamed(images, name, new, good, bad), text),
+        say("img.spoiled_saved"): (
+            lambda new: archives.saved(new, [root, wrong], meant),
+            unseen,
+        ),
+        say("img.spoiled_exported"): (
+            lambda new: _renamed(images, name, new, good, bad),
+            text,
+        ),
     }
-    for case, (make, whole) in spoiled.items():
-        new, what = named("spoiled"), say(f"img.spoiled_{case}")
+    for what, (make, whole) in spoiled.items():
+        new = named("spoiled")
         try:
             images.take(new, make(new))
         except Refused as error:
