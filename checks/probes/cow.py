@@ -237,6 +237,12 @@ def peers(trial: Trial) -> Finding:
         except OSError as error:
             faults.append(say("cow.peer_stuck", file=name, reason=error.strerror))
 
+    def delete(container: Container, folder: str, name: str) -> None:
+        try:
+            container.visit(lambda: os.unlink(f"{folder}/{name}"))
+        except OSError as error:
+            faults.append(say("cow.peer_stuck", file=name, reason=error.strerror))
+
     def read(container: Container, folder: str, name: str) -> bytes:
         try:
             return container.visit(lambda: ground.read(f"{folder}/{name}").decode()).encode()
@@ -253,16 +259,20 @@ def peers(trial: Trial) -> Finding:
             write(other, there, "new", texts["other"])
             # The first writes what it has not touched before, while the other is there.
             write(one, folder, "file", texts["later"])
+            # A deletion takes the work directory, too, which is the union's own.
+            delete(one, folder, "gone")
+            write(one, folder, "gone", texts["later"])
             for each, place, files in (
-                (one, folder, {"kept": "one", "new": "one", "file": "later"}),
+                (one, folder, {"kept": "one", "new": "one", "file": "later", "gone": "later"}),
                 (other, there, {"kept": "other", "new": "other"}),
             ):
                 for name, word in files.items():
                     if (seen := read(each, place, name)) != texts[word]:
                         faults.append(say("cow.peer_seen", file=name, seen=seen))
-            if (seen := read(other, there, "file")) != b"file, as it was\n":
-                faults.append(say("cow.peer_seen", file="file", seen=seen))
-    return promise(faults, say("cow.peers", files="kept, new, file"))
+            for name in ("file", "gone"):
+                if (seen := read(other, there, name)) != f"{name}, as it was\n".encode():
+                    faults.append(say("cow.peer_seen", file=name, seen=seen))
+    return promise(faults, say("cow.peers", files="kept, new, file, gone"))
 
 
 @probe("cow.sharing")
