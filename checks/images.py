@@ -93,8 +93,10 @@ class Images:
         place = Path(self.bench.path(file))
         try:
             return archives.files_of(place.read_bytes())
+        except FileNotFoundError:
+            raise Refused(say("img.no_file", file=file)) from None
         finally:
-            place.unlink()
+            place.unlink(missing_ok=True)
 
     def give_layout(self, name: str) -> str:
         """Have it give an image out as an OCI layout, a directory on the bench; return which."""

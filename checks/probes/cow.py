@@ -11,7 +11,7 @@ from pathlib import Path
 from checks import ground
 from checks.bench import Bench
 from checks.canaries import nonce
-from checks.images import Images, NoImages
+from checks.images import Images, NoImages, Refused
 from checks.model import Finding
 from checks.mounts import own, parse
 from checks.probes import probe, promise
@@ -327,7 +327,7 @@ def _image(trial: Trial, made: Ground) -> tuple[str, list[str]]:
     name = f"{nonce('shared')}:1"
     try:
         Images(trial).take_folder(made.base, name)
-    except NoImages as error:
+    except (NoImages, Refused) as error:
         return "", [str(error)]
     return name, []
 

@@ -93,7 +93,7 @@ def test_whose_root_is_another_one_is_not_at_its_root(cheater: Cheater) -> None:
         "shift\nroot=$1\nshift\n"
         'mkdir -p "$LABRUN_STORE/old"\n'
         '[ -e "$LABRUN_STORE/old/bin" ] ||'
-        ' { cp -a "$root/." "$LABRUN_STORE/old"; rm "$LABRUN_STORE"/old/mark-*; }\n'
+        ' { cp -ax "$root/." "$LABRUN_STORE/old"; rm "$LABRUN_STORE"/old/mark-*; }\n'
         'exec "$stage4" run "$LABRUN_STORE/old" "$@"\n'
     )
     assert verdicts(command, "fs.root") == {"fs.root": "leaks"}
