@@ -109,6 +109,7 @@ def changes(users: int) -> Steps:
     steps: Steps = [
         ("write in the middle of big", lambda: write("big", 0, b"changed", BIG // 2)),
         ("read big", lambda: hashlib.sha256(read("big")).hexdigest()),
+        ("read by a handle from before", changed_while_open),
         ("append to file", lambda: write("file", os.O_APPEND, b"more\n")),
         ("read file", lambda: read("file")),
         ("truncate kept", lambda: os.truncate("kept", 3)),
@@ -160,6 +161,16 @@ def write(name: str, flags: int, data: bytes, at: int = 0) -> None:
         os.pwrite(fd, data, at)
     finally:
         os.close(fd)
+
+
+def changed_while_open() -> bytes:
+    """Open a file, change it by another handle, and return what the first one reads."""
+    before = os.open("opened", os.O_RDONLY)
+    try:
+        write("opened", 0, b"CHANGED")
+        return os.pread(before, 100, 0)
+    finally:
+        os.close(before)
 
 
 def clear(folder: str) -> None:

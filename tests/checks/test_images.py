@@ -48,6 +48,7 @@ def verdicts(command: str, *asked: str) -> dict[str, str]:
     return {row["id"]: row["verdict"] for row in report["checks"]}
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("as_root", "rootfs")
 def test_stage_4_keeps_all_that_is_its_own() -> None:
     before = machine()
@@ -65,11 +66,13 @@ def test_stage_4_keeps_what_the_stages_before_it_promise() -> None:
     assert [row for row in report["checks"] if row["result"] != "pass"] == []
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("as_root", "rootfs")
 def test_before_stage_4_none_of_its_promises_is_kept() -> None:
     assert verdicts(str(BIN / "stage3"), *STAGE4) == dict.fromkeys(STAGE4, "broken")
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("as_root", "rootfs")
 def test_who_copies_the_whole_root_shares_nothing(cheater: Cheater) -> None:
     command = cheater(
@@ -86,6 +89,7 @@ def test_who_copies_the_whole_root_shares_nothing(cheater: Cheater) -> None:
     assert found == dict.fromkeys(COW, "kept") | {"cow.sharing": "broken", "fs.root": "isolated"}
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("as_root", "rootfs")
 def test_whose_root_is_another_one_is_not_at_its_root(cheater: Cheater) -> None:
     """Its own overlay of a copy from yesterday: nothing leads out, and it is not ROOT."""
@@ -99,12 +103,14 @@ def test_whose_root_is_another_one_is_not_at_its_root(cheater: Cheater) -> None:
     assert verdicts(command, "fs.root") == {"fs.root": "leaks"}
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("as_root", "rootfs")
 def test_who_lets_nothing_be_written_behaves_as_no_file_system_does(cheater: Cheater) -> None:
     command = cheater('shift\nexec "$stage4" run --read-only "$@"\n')
     assert verdicts(command, *COW) == dict.fromkeys(COW, "broken")
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("as_root", "rootfs")
 def test_who_nods_to_every_command_has_no_images(cheater: Cheater) -> None:
     """It exits with 0 whatever is asked, and runs each image's command on the same root."""
@@ -123,6 +129,7 @@ def _rootfs() -> Path:
     return rootfs.default()
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("as_root", "rootfs")
 def test_who_builds_from_the_cache_whatever_changed_is_caught(cheater: Cheater) -> None:
     command = cheater(
@@ -142,6 +149,7 @@ def test_who_builds_from_the_cache_whatever_changed_is_caught(cheater: Cheater) 
     assert found == {"img.cache": "broken", "img.layers": "kept"}
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("as_root", "rootfs")
 @pytest.mark.parametrize("driver", ["vfs", "aufs"])
 def test_each_driver_is_judged_by_what_it_does(driver: str, cheater: Cheater) -> None:
@@ -162,6 +170,7 @@ def test_each_driver_is_judged_by_what_it_does(driver: str, cheater: Cheater) ->
     assert {axis for axis, verdict in found.items() if verdict == "unknown"} == set()
 
 
+@pytest.mark.once
 @pytest.mark.peers
 @pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize("peer", ["docker", "podman"])
@@ -193,6 +202,7 @@ def test_a_playground_ends_alike_wherever_the_same_is_done(tmp_path: Path) -> No
     assert given["list the new dir"] == "[]"
     assert given["unlink gone again"] == "ENOENT"
     assert given["how many names"] == "2"
+    assert given["read by a handle from before"].startswith("b'CHANGED")
 
 
 @pytest.mark.usefixtures("as_root")
