@@ -400,7 +400,7 @@ def test_at_a_terminal_a_cell_opens_to_its_evidence() -> None:
     shown.press("\r", r"›✓ isol")
     shown.press("?", "any key back")
     shown.press("x", r"›✓ isol")
-    shown.press("\x1b[F", r"cap\.bounding +›")
+    shown.press("\x1b[F", r"cap\.bounding *›")
     shown.child.send("q")
     assert shown.end() == 0
 
