@@ -24,7 +24,9 @@ def known(peer: str, found: Mapping[str, str]) -> dict[str, str]:
     Only what is found may choose which version this is.
     """
     others = FACTS[peer].get("elsewhere", {})
-    return verdicts(peer) | {axis: other for axis, other in others.items() if found[axis] == other}
+    return verdicts(peer) | {
+        axis: other for axis, other in others.items() if found.get(axis) == other
+    }
 
 
 def meant(peer: str, reason: str) -> list[str]:
