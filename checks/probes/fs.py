@@ -49,7 +49,8 @@ def root(trial: Trial) -> Finding:
     """A canary outside ROOT cannot be reached, and `/` inside is ROOT, or lies on top of it."""
     bench, canaries = trial.bench, trial.bench.canaries
     copied = trial.runtime.copies_root
-    marked = contextlib.nullcontext("") if copied else _mark(bench)
+    # On a machine that is somebody's own, ROOT is, too: it is left alone.
+    marked = contextlib.nullcontext("") if copied or bench.machine else _mark(bench)
     with marked as mark, trial.started() as container:
         inside = inode(f"/proc/{container.pid}/root/")
         wanted = inode(bench.path(bench.root))
@@ -73,8 +74,10 @@ def root(trial: Trial) -> Finding:
         where = say("fs.root_strange", file=strays[0], count=len(strays), **facts)
     elif copied:
         where = say("fs.root_copy", **facts)
+    elif mark:
+        where = say("fs.root_marked", type=on_top, file=mark, **facts)
     else:
-        where = say("fs.root_on_top", type=on_top, file=mark, **facts)
+        where = say("fs.root_on_top", type=on_top, **facts)
     if reached:
         return wall(False, where, say("fs.canary_read", path=reached[0]))
     return wall(not strays, where, say("fs.canary_shut", path=canaries.file))
@@ -84,7 +87,7 @@ def root(trial: Trial) -> Finding:
 def _mark(bench: Bench) -> Iterator[str]:
     """Put a new file into ROOT; give its path there.
 
-    Nobody can have a copy of it from before, and on a machine that is somebody's own it goes again.
+    Nobody can have a copy of it from before.
     """
     name = nonce("mark")
     place = Path(bench.path(bench.root), name)
