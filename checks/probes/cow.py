@@ -353,13 +353,16 @@ def used(bench: Bench, containers: list[Container]) -> int:
     """Return the bytes that are in use on all file systems in memory, wherever they are mounted.
 
     On the bench they are all that can be written to, but for folders that are the machine's own;
-    and those that only a container sees are counted, too.
+    and those that only a container sees are counted, too. On the machine itself others write to
+    them: there it is the bench's disk alone.
     """
+    disk, machine = bench.disk, bench.machine
 
     def look() -> dict[str, int]:
         found = {}
         for mount in parse(own()):
-            if mount.type == "tmpfs" and mount.visible:
+            ours = mount.point == disk or not machine
+            if mount.type == "tmpfs" and ours and mount.visible:
                 facts = os.statvfs(mount.point)
                 found[str(mount.device)] = (facts.f_blocks - facts.f_bfree) * facts.f_frsize
         return found
