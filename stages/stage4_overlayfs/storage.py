@@ -60,8 +60,8 @@ CAUSES = {
     ('mount("overlay"', errno.EPERM): "it takes CAP_SYS_ADMIN: run it with sudo, or add user to "
     "--namespaces (Linux 5.11)",
     ('mount("overlay"', errno.EINVAL): "the store's file system can't carry an upper layer (an "
-    "overlay can't, nor can NFS), or there are more than 500 layers: keep the store elsewhere, or "
-    "say --storage-driver vfs",
+    "overlay can't, nor can NFS), or there are more than 500 layers, or something is mounted in an "
+    "ordinary user's ROOT: keep the store elsewhere, or say --storage-driver vfs",
     ('mount("overlay"', errno.EBUSY): "the container's upper layer is mounted already: end what "
     "runs in it first",
     ('mount("overlay"', errno.ESTALE): "a layer below was replaced since the container was made: "
