@@ -1,7 +1,6 @@
-"""Stage 4 by the contract, as its caller sees it. Drivers, store and builds have their own tests."""
+"""Stage 4 by the contract, as its caller sees it. Drivers, store and builds have other tests."""
 
 import contextlib
-import errno
 import os
 import random
 import re
@@ -14,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.stage4_overlayfs import storage
-from tests.running import abandoned_groups, machine, processes, run
+from tests.running import LABRUN, abandoned_groups, machine, processes, run
 from tests.stages.faults import (
     OWN_NETWORK,
     calls_before_the_command,
@@ -24,6 +22,7 @@ from tests.stages.faults import (
     line_of,
 )
 from tests.stages.storing import difference, tree
+from tests.stages.test_stage3 import LIMITS, gone
 
 pytestmark = [pytest.mark.usefixtures("as_root", "shop"), pytest.mark.xdist_group("machine")]
 
@@ -708,3 +707,142 @@ def test_a_traceback_is_shown_to_whoever_asks(stage4: str) -> None:
     assert (ended.returncode, b"Traceback" in ended.stderr) == (125, True)
     ended = run([stage4, "diff", "--debug", "none"])
     assert (ended.returncode, b"Traceback" in ended.stderr) == (125, True)
+
+
+# ---- no way on after a failure
+
+
+@pytest.fixture
+def small(stage4: str, rootfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a store of its own, with an image that is unpacked in a few calls: `small`."""
+    root = tmp_path / "small"
+    (root / "bin").mkdir(parents=True)
+    shutil.copy2(rootfs / "bin/busybox", root / "bin")
+    for name in ("echo", "sh"):
+        (root / "bin" / name).symlink_to("busybox")
+    monkeypatch.setenv("LABRUN_STORE", str(tmp_path / "store"))
+    answer(stage4, "image", "import", str(root), "small")
+    return tmp_path / "store"
+
+
+def never_unpacked(store: Path) -> None:
+    for folder in (store / "layers").iterdir():
+        shutil.rmtree(folder)
+
+
+def kinds(calls: dict[str, str]) -> dict[str, str]:
+    """Return one of the calls that differ in numbers alone, by half."""
+    found: dict[tuple[str, str], str] = {}
+    for call, words in calls.items():
+        half = call.partition(":")[0]
+        found.setdefault((half, re.sub(r"\b[0-9a-f]*[0-9][0-9a-f]*\b", "#", words)), call)
+    return {call: calls[call] for call in found.values()}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("driver", DRIVERS, indirect=True)
+def test_whatever_call_fails_the_command_does_not_run_and_nothing_is_left(
+    stage4: str, small: Path, driver: str, tmp_path: Path
+) -> None:
+    volumes = ("-v", f"{tmp_path}:/new/v:ro", "--tmpfs", "/new/t", "--read-only")
+    options = ["--rm", "--name", "faulty", "--storage-driver", driver, *volumes, *LIMITS]
+    # Each run unpacks the image again.
+    never_unpacked(small)
+    calls = calls_before_the_command(
+        stage4, *options, "small", "/bin/echo", "ran", before=OWN_NETWORK
+    )
+    words = [text.partition("(")[0] for text in calls.values()]
+    assert {"flock", "openat2", "mkdir", "syncfs", "rename", "mount"} <= {*words}
+    tried = kinds(calls)
+    if driver != "overlay":
+        # The rest is the same for all.
+        until = next(call for call in calls if calls[call].startswith("clone3("))
+        tried = {call: tried[call] for call in [*calls][: [*calls].index(until)] if call in tried}
+    tried = {
+        call: text
+        for call, text in tried.items()
+        if not re.match(r'mkdir\(".*/(cpuacct|freezer)/', text)
+    }
+    assert len(tried) > 30
+    for call in tried:
+        never_unpacked(small)
+        line = ["run", *options, "small", "/bin/echo", "ran"]
+        told = check_each_fails_closed("stage4", [call], line, before=OWN_NETWORK)
+        assert residue(small) == [], (tried[call], told)
+    assert not abandoned_groups()
+    # Nor is anything in the next run's way.
+    assert inside(stage4, "echo ran", "--storage-driver", driver, root="small") == "ran"
+
+
+@pytest.mark.parametrize("driver", ["overlay", "aufs"], indirect=True)
+@pytest.mark.parametrize("call", ['rmdir("/proc/self/fd', 'umount2("/', "rename("])
+def test_what_can_t_be_taken_away_is_said_and_goes_with_the_next_prune(
+    stage4: str, small: Path, driver: str, call: str
+) -> None:
+    line = ["run", "--rm", *QUIET, "--storage-driver", driver, "small", "/bin/echo", "ran"]
+    # It is unpacked: from here on a directory is renamed only when the container goes.
+    assert run([stage4, *line]).returncode == 0
+    ended = run(faulty("stage4", call, *line))
+    (text,) = ended.stderr.decode().splitlines()
+    assert (ended.returncode, text.startswith("stage4: ")) == (125, True)
+    assert "Input/output error" in text
+    assert not abandoned_groups()
+    table = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    assert str(small) not in table
+    answer(stage4, "image", "prune")
+    assert residue(small) == []
+
+
+# ---- killed
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("driver", ["overlay", "aufs"], indirect=True)
+def test_sigkill_never_leaves_what_prune_and_clean_don_t_remove(
+    stage4: str, small: Path, driver: str
+) -> None:
+    mark = f"lab-{os.urandom(6).hex()}"
+    line = [stage4, "run", *QUIET, "--storage-driver", driver, *LIMITS]
+    command = ["small", "/bin/sh", "-c", f": {mark}; echo >/new; echo up; read a"]
+    never_unpacked(small)
+    began = time.monotonic()
+    assert run([*line, "--rm", *command]).returncode == 1
+    start = time.monotonic() - began
+    chance, ran, times = random.Random(4), 0, 100 if driver == "overlay" else 30
+    for number in range(times):
+        if number % 5 == 0:
+            never_unpacked(small)
+        # Some are to be kept: those are somebody's until `rm`.
+        options = ["--name", f"kept{number}"] if number % 4 == 0 else ["--rm"]
+        process = subprocess.Popen(
+            [*line, *options, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(chance.uniform(0, 1.5 * start))
+        if number % 2:
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+        stdout, _ = process.communicate()
+        ran += bool(stdout)
+        if number % 10 == 9:
+            assert answer(stage4, "image", "verify") == ""
+    assert 0 < ran < times, "the moments were not spread over the start"
+    assert not gone(mark)
+    assert not abandoned_groups()
+    assert str(small) not in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    # What killed ones were to remove is what clean removes, and says before.
+    left = {path for path in residue(small) if not (Path(path) / "name").exists()}
+    assert left
+    told = run([LABRUN, "clean", "--dry-run"]).stdout.decode()
+    assert all(path in told for path in left)
+    assert run([LABRUN, "clean", "--yes"]).returncode == 0
+    assert answer(stage4, "image", "verify") == ""
+    files = [*small.glob("containers/*/name")]
+    assert sorted(residue(small)) == sorted(str(file.parent) for file in files)
+    answer(stage4, "rm", *(file.read_text() for file in files))
+    assert residue(small) == []
+    assert inside(stage4, "echo ran", "--storage-driver", driver, root="small") == "ran"
