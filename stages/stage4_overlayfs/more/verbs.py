@@ -154,8 +154,8 @@ def image_prune(store: Store, _: Sequence[str], options: Options) -> int:
 
     dry_run = "--dry-run" in options
     left = leftovers(store)
-    if left and not dry_run:
-        # An ordinary user may enter what a container has closed only as its root.
+    if not dry_run and (left or os.listdir(f"{store.root}/layers")):
+        # What an image has closed to all but root, an ordinary user may enter as its root only.
         own_mounts(Stacked(["/", "?"], {}))
         remove_leftovers(store)
     for path in left:
