@@ -194,6 +194,22 @@ def test_hard_links_stay_one_file_when_one_of_them_is_written(driver: str, tmp_p
 
 
 @apart
+def test_names_of_a_file_are_counted_when_some_are_deleted(driver: str, tmp_path: Path) -> None:
+    bench = Bench(tmp_path, driver)
+    bench.image(*sample())
+    top = bench.container()
+    for gone, left in (("etc/three", ["one", "two"]), ("one", ["two"])):
+        os.unlink(f"{top}/{gone}")
+        assert [os.lstat(f"{top}/{name}").st_nlink for name in left] == [len(left)] * len(left)
+    top = bench.again()
+    os.link(f"{top}/two", f"{top}/four")
+    assert os.lstat(f"{top}/two").st_nlink == 2
+    os.rename(f"{top}/su", f"{top}/two")
+    assert os.lstat(f"{top}/four").st_nlink == 1
+    bench.end()
+
+
+@apart
 def test_owner_mode_times_and_attributes_survive_a_copy_up(driver: str, tmp_path: Path) -> None:
     bench = Bench(tmp_path, driver)
     bench.image(*sample())
