@@ -110,4 +110,7 @@ def why(error: OSError) -> str:
     for (call, number), cause in CAUSES.items():
         if words.startswith(call) and number == error.errno:
             return cause
+    # A file's name, where a kernel's call has its arguments.
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) and "(" not in words:
+        return "make room where the store is: `image prune` removes what nobody needs"
     return ""

@@ -566,6 +566,71 @@ def test_a_store_that_can_t_be_is_named(stage4: str, tmp_path: Path) -> None:
             assert (ended.returncode, str(where) in said(ended)) == (125, True)
 
 
+def test_a_full_disk_is_named_with_the_remedy_and_nothing_is_left(
+    stage4: str, rootfs: Path, tmp_path: Path
+) -> None:
+    script = """
+        mount -t tmpfs -o size=6m store "$1"; export LABRUN_STORE="$1/store"
+        "$2" image import "$3" box >/dev/null && head -c 3m /dev/zero >"$1/filler"
+        "$2" run --net none box /bin/echo ran; echo $?; ls -A "$LABRUN_STORE/containers"
+    """
+    ended = run(["unshare", "-m", "sh", "-c", script, "sh", str(tmp_path), stage4, str(rootfs)])
+    assert ended.stdout == b"125\n"
+    (line,) = ended.stderr.decode().splitlines()
+    assert "No space left on device: make room where the store is: `image prune`" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("image", "import", "/no/such", "x"), "/no/such: No such file"),
+        (("image", "import", "/etc/passwd", "x"), "/etc/passwd: not a tar"),
+        (("image", "import", "/etc", "UPPER"), "UPPER: not an image's name"),
+        (("image", "export", "box", "/no/such/x.tar"), "/no/such: no such directory: make it"),
+        (("image", "export", "box", "/no/such/x"), "/no/such: no such directory: make it"),
+        (("image", "export", "box", "/etc"), "/etc: something is there already"),
+        (("image", "export", "none", "/tmp/x.tar"), "no image has this name"),
+        (("image", "rm", "none"), "no image has this name"),
+        (("image", "history", "none"), "no image has this name"),
+        (("image", "inspect", "a b"), "a b: not an image's name"),
+        (("build", "/no/such"), "/no/such: no such directory: name that of the Dockerfile"),
+        (("build", "/proc/self"), "Dockerfile: no such Dockerfile: say which with -f"),
+        (("build", "-t", "UPPER", "/proc/self"), "UPPER: not an image's name"),
+        (("build", "--storage-driver", "zfs", "/etc"), "zfs: choose overlay, vfs, aufs"),
+    ],
+)
+def test_what_another_command_can_t_do_is_one_line(
+    stage4: str, shop: Path, words: tuple[str, ...], why: str
+) -> None:
+    assert why in refused(stage4, *words)
+    assert residue(shop) == []
+
+
+def test_a_container_of_a_directory_is_no_image(stage4: str, rootfs: Path, shop: Path) -> None:
+    line = [stage4, "run", *QUIET, "--name", "plain", str(rootfs), "/bin/touch", "/new"]
+    assert run(line).returncode == 0
+    assert "it was made from a directory, not from an image" in refused(
+        stage4, "commit", "plain", "made"
+    )
+    assert answer(stage4, "diff", "plain") == "A /new"
+    answer(stage4, "rm", "plain")
+    # Where some can't be removed, the others are.
+    assert run(line).returncode == 0
+    assert "none: no container has this name or ID: there is plain" in refused(
+        stage4, "rm", "none", "plain"
+    )
+    assert residue(shop) == []
+
+
+def test_for_root_of_a_user_namespace_an_images_files_are_nobodys(stage4: str) -> None:
+    # Uid 0 inside is 100000 outside, and no file is that user's: as in the stages before.
+    script = "id -u; stat -c %U /etc; echo >/new; touch /tmp/new && echo tmp"
+    line = [stage4, "run", "--rm", *QUIET, "--namespaces", ALL, "box", "/bin/sh", "-c", script]
+    ended = run(line)
+    assert ended.stdout.split() == [b"0", b"nobody", b"tmp"]
+    assert b"can't create /new: Permission denied" in ended.stderr
+
+
 # ---- usage
 
 

@@ -887,7 +887,7 @@ def test_commit_makes_a_container_an_image(bench: Bench) -> None:
         with pytest.raises(ValueError, match=f"^{changes[0]}: "):
             commit(bench.store, bench.driver, "c1", "mine", changes)
     for name in ("c2", "built"):
-        with pytest.raises(FileNotFoundError, match="no container"):
+        with pytest.raises(FileNotFoundError, match="no container has this ID"):
             commit(bench.store, bench.driver, name)
     with pytest.raises(ValueError, match="not a container's name"):
         commit(bench.store, bench.driver, "../names")

@@ -131,6 +131,8 @@ def image_export(store: Store, operands: Sequence[str], options: Options) -> int
     if target == "-":
         export_tar(image, sys.stdout.buffer, names, docker=docker)
         sys.stdout.buffer.flush()
+    elif not os.path.isdir(folder := os.path.dirname(os.path.abspath(target))):
+        raise ValueError(f"{shown(folder)}: no such directory: make it first")
     elif target.endswith(".tar"):
         # Whole or not at all: who finds the file finds an image.
         making = f"{target}.{os.urandom(4).hex()}"
@@ -183,6 +185,8 @@ def build(store: Store, operands: Sequence[str], options: Options) -> int:
     """Build an image of a directory with a Dockerfile, and say what each step did."""
     given = dict(word.partition("=")[::2] for word in options.get("--build-arg", ()))
     driver = last(options, "--storage-driver") or "overlay"
+    if not os.path.isdir(operands[0]):
+        raise ValueError(f"{shown(operands[0])}: no such directory: name that of the Dockerfile")
     shell = Stacked([operands[0] if operands[0].startswith("/") else f"./{operands[0]}", "?"], {})
     own_mounts(shell)
     for event in build_image(
