@@ -859,6 +859,35 @@ def test_what_can_t_be_taken_away_is_said_and_goes_with_the_next_prune(
     assert residue(small) == []
 
 
+# ---- beside each other
+
+
+def test_prune_takes_nothing_from_under_those_who_start(stage4: str, small: Path) -> None:
+    line = [stage4, "run", "--rm", *QUIET, "--storage-driver", "vfs", "small", "/bin/echo", "ran"]
+    never_unpacked(small)
+    for _ in range(3):
+        starting = [subprocess.Popen(line, stdout=subprocess.PIPE) for _ in range(3)]
+        while any(process.poll() is None for process in starting):
+            answer(stage4, "image", "prune")
+        assert [process.communicate()[0] for process in starting] == [b"ran\n"] * 3
+    assert residue(small) == []
+
+
+def test_an_image_without_a_name_stays_as_long_as_a_container_is_of_it(
+    stage4: str, small: Path
+) -> None:
+    script = "echo up; read a; exec /bin/echo still there"
+    line = [stage4, "run", *QUIET, "--name", "user", "small"]
+    with holding(*line, script=script) as process:
+        answer(stage4, "image", "rm", "small")
+        assert "removed: 0 blobs, 0 layers" in answer(stage4, "image", "prune")
+        assert process.communicate(b"\n")[0] == b"still there\n"
+    assert "removed: 0 blobs, 0 layers" in answer(stage4, "image", "prune")
+    answer(stage4, "rm", "user")
+    assert "removed: 3 blobs, 1 layers" in answer(stage4, "image", "prune")
+    assert not any((small / "blobs/sha256").iterdir())
+
+
 # ---- killed
 
 
