@@ -862,14 +862,18 @@ def test_what_can_t_be_taken_away_is_said_and_goes_with_the_next_prune(
 # ---- beside each other
 
 
-def test_prune_takes_nothing_from_under_those_who_start(stage4: str, small: Path) -> None:
-    line = [stage4, "run", "--rm", *QUIET, "--storage-driver", "vfs", "small", "/bin/echo", "ran"]
-    never_unpacked(small)
-    for _ in range(3):
-        starting = [subprocess.Popen(line, stdout=subprocess.PIPE) for _ in range(3)]
-        while any(process.poll() is None for process in starting):
-            answer(stage4, "image", "prune")
-        assert [process.communicate()[0] for process in starting] == [b"ran\n"] * 3
+def test_prune_takes_nothing_from_under_those_who_start(
+    stage4: str, small: Path, tmp_path: Path
+) -> None:
+    # Many files: a copy of them is on its way for a while.
+    for number in range(1000):
+        (tmp_path / "small" / str(number)).touch()
+    line = [stage4, "run", "--rm", *QUIET, "--storage-driver", "vfs", str(tmp_path / "small")]
+    line += ["/bin/echo", "ran"]
+    starting = [subprocess.Popen(line, stdout=subprocess.PIPE) for _ in range(4)]
+    while any(process.poll() is None for process in starting):
+        answer(stage4, "image", "prune")
+    assert [process.communicate()[0] for process in starting] == [b"ran\n"] * 4
     assert residue(small) == []
 
 
