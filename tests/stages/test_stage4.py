@@ -859,6 +859,27 @@ def test_what_can_t_be_taken_away_is_said_and_goes_with_the_next_prune(
     assert residue(small) == []
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_who_is_stopped_while_an_image_is_unpacked_leaves_nothing(
+    stage4: str, small: Path, tmp_path: Path, name: str
+) -> None:
+    for number in range(2000):
+        (tmp_path / "small" / str(number)).touch()
+    answer(stage4, "image", "import", str(tmp_path / "small"), "many")
+    process = subprocess.Popen(
+        [stage4, "run", "--name", "kept", *QUIET, "many", "/bin/echo", "ran"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    while not [*small.glob("tmp/overlay-*/diff/bin")]:
+        assert process.poll() is None
+    process.send_signal(getattr(signal, name))
+    assert process.communicate() == (b"", b"")
+    assert process.returncode == -getattr(signal, name)
+    assert residue(small) == []
+    assert inside(stage4, "echo ran", root="many") == "ran"
+
+
 # ---- beside each other
 
 
