@@ -112,10 +112,13 @@ def walk(top: str) -> Iterator[str]:
             yield os.path.relpath(f"{parent}/{name}", top)
 
 
-def tree(top: str, *, times: bool = True, inner: bool = False) -> dict[str, object]:
+def tree(
+    top: str, *, times: bool = True, inner: bool = False, counts: bool = True
+) -> dict[str, object]:
     """Return all that is to be known of the files below a directory, by path.
 
-    With `inner`, also what a program doesn't see of a union: times of change, inode numbers.
+    Without `counts`, not how many names a file has. With `inner`, also what a program doesn't see
+    of a union: times of change, inode numbers.
     """
     found: dict[str, object] = {}
     linked: dict[tuple[int, int], list[str]] = {}
@@ -124,7 +127,7 @@ def tree(top: str, *, times: bool = True, inner: bool = False) -> dict[str, obje
         status = os.lstat(whole)
         facts: list[object] = [oct(status.st_mode), status.st_uid, status.st_gid, status.st_rdev]
         if not stat.S_ISDIR(status.st_mode):
-            facts.append(status.st_nlink)
+            facts += [status.st_nlink] * counts
             linked.setdefault((status.st_dev, status.st_ino), []).append(path)
         if times:
             facts.append(status.st_mtime_ns)

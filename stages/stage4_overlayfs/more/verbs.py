@@ -13,11 +13,11 @@ from stages.stage4_overlayfs import containers, storage
 from stages.stage4_overlayfs.image import Image
 from stages.stage4_overlayfs.more.aside import step_aside
 from stages.stage4_overlayfs.more.build import build as build_image
-from stages.stage4_overlayfs.more.build import sweep
 from stages.stage4_overlayfs.more.commit import commit as commit_image
 from stages.stage4_overlayfs.more.exporting import export_layout, export_tar
 from stages.stage4_overlayfs.more.history import history, inspect
 from stages.stage4_overlayfs.more.importing import import_image
+from stages.stage4_overlayfs.more.leftovers import leftovers, remove_leftovers
 from stages.stage4_overlayfs.more.names import full_name, shown
 from stages.stage4_overlayfs.more.prune import prune
 from stages.stage4_overlayfs.more.verify import verify
@@ -131,6 +131,8 @@ def image_export(store: Store, operands: Sequence[str], options: Options) -> int
     if target == "-":
         export_tar(image, sys.stdout.buffer, names, docker=docker)
         sys.stdout.buffer.flush()
+    elif not os.path.isdir(folder := os.path.dirname(os.path.abspath(target))):
+        raise ValueError(f"{shown(folder)}: no such directory: make it first")
     elif target.endswith(".tar"):
         # Whole or not at all: who finds the file finds an image.
         making = f"{target}.{os.urandom(4).hex()}"
@@ -153,9 +155,13 @@ def image_prune(store: Store, _: Sequence[str], options: Options) -> int:
         storage.choose(driver, store.root).discard(layer.partition(":")[2])
 
     dry_run = "--dry-run" in options
-    if not dry_run:
-        for name in sorted(set(os.listdir(f"{store.root}/layers")) & set(storage.DRIVERS)):
-            sweep(store, storage.choose(name, store.root))
+    left = leftovers(store)
+    if not dry_run and (left or os.listdir(f"{store.root}/layers")):
+        # What an image has closed to all but root, an ordinary user may enter as its root only.
+        own_mounts(Stacked(["/", "?"], {}))
+        remove_leftovers(store)
+    for path in left:
+        say(path)
     gone = prune(store, discard, dry_run=dry_run)
     for digest in (*gone.blobs, *(f"{driver} {layer}" for driver, layer in gone.layers)):
         say(digest)
@@ -179,6 +185,8 @@ def build(store: Store, operands: Sequence[str], options: Options) -> int:
     """Build an image of a directory with a Dockerfile, and say what each step did."""
     given = dict(word.partition("=")[::2] for word in options.get("--build-arg", ()))
     driver = last(options, "--storage-driver") or "overlay"
+    if not os.path.isdir(operands[0]):
+        raise ValueError(f"{shown(operands[0])}: no such directory: name that of the Dockerfile")
     shell = Stacked([operands[0] if operands[0].startswith("/") else f"./{operands[0]}", "?"], {})
     own_mounts(shell)
     for event in build_image(
