@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib import import_module
 from typing import NamedTuple
 
 from stages import linux
@@ -19,6 +20,7 @@ from stages.stage4_overlayfs.more.exporting import export_layout, export_tar
 from stages.stage4_overlayfs.more.history import history, inspect
 from stages.stage4_overlayfs.more.importing import import_image
 from stages.stage4_overlayfs.more.names import full_name, shown
+from stages.stage4_overlayfs.more.progress import Progress, in_units
 from stages.stage4_overlayfs.more.prune import prune
 from stages.stage4_overlayfs.more.verify import verify
 from stages.stage4_overlayfs.options import Stacked, store_folder
@@ -32,6 +34,7 @@ from stages.stage4_overlayfs.whiteouts import ApplyForm, in_user_namespace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from types import ModuleType
     from typing import Any
 
     Options = Mapping[str, Sequence[str]]
@@ -88,7 +91,10 @@ def image_ls(store: Store, _: Sequence[str], options: Options) -> int:
         keys = ("name", "digest", "layers", "size")
         say(json.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
         return 0
-    table([("NAME", "DIGEST", "LAYERS", "SIZE")] + [(n, d[:19], c, size(s)) for n, d, c, s in rows])
+    table(
+        [("NAME", "DIGEST", "LAYERS", "SIZE")]
+        + [(n, d[:19], c, in_units(s)) for n, d, c, s in rows]
+    )
     return 0
 
 
@@ -106,7 +112,9 @@ def image_history(store: Store, operands: Sequence[str], options: Options) -> in
     shape = [("CREATED", "LAYER", "SIZE", "CREATED BY")]
     for row in rows:
         layer = row["diff_id"][:19] or "-"
-        shape.append((shown(row["created"]), layer, size(row["size"]), shown(row["created_by"])))
+        shape.append(
+            (shown(row["created"]), layer, in_units(row["size"]), shown(row["created_by"]))
+        )
     table(shape)
     return 0
 
@@ -160,7 +168,7 @@ def image_prune(store: Store, _: Sequence[str], options: Options) -> int:
     for digest in (*gone.blobs, *(f"{driver} {layer}" for driver, layer in gone.layers)):
         say(digest)
     word = "would be " if dry_run else ""
-    say(f"{word}removed: {len(gone.blobs)} blobs, {len(gone.layers)} layers, {size(gone.size)}")
+    say(f"{word}removed: {len(gone.blobs)} blobs, {len(gone.layers)} layers, {in_units(gone.size)}")
     return 0
 
 
@@ -170,6 +178,27 @@ def image_verify(store: Store, _: Sequence[str], _options: Options) -> int:
     for fault in faults:
         note(fault)
     return FAILED if faults else 0
+
+
+def image_pull(store: Store, operands: Sequence[str], _: Options) -> int:
+    """Fetch an image from a registry; its name says which, as it does for Docker."""
+    with Progress(sys.stderr) as progress:
+        image = distribution().pull(store, operands[0], tell=progress.tell)
+    say(image.digest)
+    return 0
+
+
+def image_push(store: Store, operands: Sequence[str], _: Options) -> int:
+    """Send an image to the registry that its name says, or TARGET."""
+    with Progress(sys.stderr) as progress:
+        digest = distribution().push(store, *operands, tell=progress.tell)
+    say(digest)
+    return 0
+
+
+def distribution() -> ModuleType:
+    """Return the room of registries: HTTP and TLS take long to load."""
+    return import_module("stages.stage4_overlayfs.more.distribution")
 
 
 # ---- containers
@@ -286,14 +315,6 @@ def last(options: Options, name: str) -> str:
     return options.get(name, [""])[-1]
 
 
-def size(count: int) -> str:
-    """Return a number of bytes in the unit that fits."""
-    value, units = float(count), ["B", "KiB", "MiB", "GiB"]
-    while value >= 1024 and len(units) > 1:
-        value, units = value / 1024, units[1:]
-    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
-
-
 def table(rows: Sequence[Sequence[object]]) -> None:
     """Write rows in columns; the last one is as wide as it likes."""
     widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
@@ -318,6 +339,11 @@ VERBS = {
         "NAME FILE.tar|DIR|-", 2, 2, "write a tar that Docker loads, or an OCI layout",
         [("", "--form", "FORM", "docker (a tar for both), or oci alone")],
         image_export,
+    ),
+    "image pull": Verb("NAME", 1, 1, "fetch an image from a registry", [], image_pull),
+    "image push": Verb(
+        "NAME [TARGET]", 1, 2, "send an image to the registry in its name, or TARGET's", [],
+        image_push,
     ),
     "image prune": Verb(
         "", 0, 0, "remove what nobody needs",
