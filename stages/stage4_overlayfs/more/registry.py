@@ -22,11 +22,11 @@ import urllib.parse
 from stages.stage4_overlayfs.more import credentials, wire
 from stages.stage4_overlayfs.more.names import shown
 from stages.stage4_overlayfs.more.shapes import DOCKER, INDEXES, MANIFESTS, MOST_BYTES, refused
-from stages.stage4_overlayfs.more.wire import LOST, PAUSES, Question, exchange, unreachable
+from stages.stage4_overlayfs.more.wire import LOST, Question, exchange, unreachable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from stages.stage4_overlayfs.more.references import Reference
     from stages.stage4_overlayfs.more.wire import Answer, Body
@@ -50,11 +50,11 @@ class Registry:
         self.authorization = ""
         self.base = f"https://{reference.server}"
         answer = self.knock()
+        answer.close()
         if answer.status == 401:
             self.authorize(answer.headers)
         else:
             self.expect(answer, "/v2/, so it is none", 200)
-        answer.close()
 
     def knock(self) -> Answer:
         """Return the answer to /v2/; on this machine it may be plain http that is spoken."""
@@ -63,7 +63,7 @@ class Registry:
             return exchange(secret)
         plain = secret.url.replace("https:", "http:", 1)
         try:
-            answer = exchange(secret._replace(url=plain), pauses=())
+            answer = exchange(secret._replace(url=plain), again=False)
             if answer.status != 400:
                 self.base = self.base.replace("https:", "http:", 1)
                 return answer
@@ -81,7 +81,7 @@ class Registry:
         before = self.authorization
         wanted = dict(map(credentials.challenge, headers.get_all("WWW-Authenticate") or []))
         own = credentials.basic(self.host)
-        if "bearer" in wanted:
+        if wanted.get("bearer", {}).get("realm"):
             self.authorization = f"Bearer {self.token(wanted['bearer'], own)}"
         elif "basic" in wanted:
             self.authorization = own
@@ -89,7 +89,7 @@ class Registry:
 
     def token(self, wanted: Mapping[str, str], own: str) -> str:
         """Get a token where the registry says, for whom `own` says, or for anybody."""
-        realm = wire.next_place(self.what, self.base, wanted.get("realm") or "http:")
+        realm = wire.next_place(self.what, self.base, wanted["realm"])
         asked = {"service": wanted.get("service", ""), "scope": self.scope}
         query = urllib.parse.urlencode({key: value for key, value in asked.items() if value})
         url = f"{realm}{'&' if '?' in realm else '?'}{query}"
@@ -103,7 +103,7 @@ class Registry:
         place: str,
         headers: Mapping[str, str] | None = None,
         body: Body | None = None,
-        pauses: Sequence[float] = PAUSES,
+        again: bool = True,
     ) -> Answer:
         """Ask as whom we are; once more where that is not enough, as tokens get old."""
         url = urllib.parse.urljoin(self.base, place)
@@ -111,11 +111,13 @@ class Registry:
         question = Question(
             self.what, method, url, headers or {}, self.authorization if known else "", body
         )
-        answer = exchange(question, pauses=pauses)
-        if answer.status == 401 and known and self.authorize(answer.headers):
-            answer.close()
-            question = question._replace(authorization=self.authorization)
-            answer = exchange(question, pauses=pauses)
+        answer = exchange(question, again=again)
+        if answer.status == 401 and known:
+            with contextlib.closing(answer):
+                other = self.authorize(answer.headers)
+            if other:
+                question = question._replace(authorization=self.authorization)
+                answer = exchange(question, again=again)
         return answer
 
     # ---- fetching
@@ -142,7 +144,7 @@ class Registry:
     def blob(self, digest: str, size: int) -> Iterator[bytes]:
         """Yield a blob's bytes, as many as were announced; where the line breaks, go on there."""
         what, done = f"{self.what}: {digest}", 0
-        for pause in (*PAUSES, None):
+        for pause in (*wire.PAUSES, None):
             lost: object = http.client.IncompleteRead(b"")
             try:
                 for chunk in self.rest_of(digest, done):
@@ -207,7 +209,7 @@ class Registry:
 
     def send(self, digest: str, size: int, body: Body) -> None:
         """Send a blob; where the line breaks, see what has arrived, and send it again."""
-        for pause in (*PAUSES, None):
+        for pause in (*wire.PAUSES, None):
             try:
                 return self.send_once(digest, size, body)
             except OSError as error:
@@ -227,7 +229,7 @@ class Registry:
         place = wire.next_place(self.what, start, answer.headers.get("Location", ""))
         place += f"{'&' if '?' in place else '?'}digest={digest}"
         headers = {"Content-Type": BINARY, "Content-Length": str(size)}
-        self.kept(self.ask("PUT", place, headers, body, ()), digest)
+        self.kept(self.ask("PUT", place, headers, body, again=False), digest)
 
     def send_manifest(self, meant: str, kind: str, data: bytes) -> str:
         """Send a manifest, have the tag lead to it, and return its digest."""
@@ -253,9 +255,10 @@ class Registry:
         status = answer.status
         if status in statuses:
             return
+        told = self.message(answer)
+        answer.close()
         words = f"{status} {http.client.responses.get(status, '')}".rstrip()
-        if message := self.message(answer):
-            words += f", {message}"
+        words += told and f", {told}"
         number, why, remedy = errno.EPROTO, f"the registry gives no {thing}", "ask who keeps it"
         if status == 401:
             number, why = errno.EACCES, f"the registry wants to know us before it gives {thing}"

@@ -23,7 +23,7 @@ from stages.stage4_overlayfs.more.names import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Protocol
 
     class Answer(Protocol):
@@ -68,14 +68,14 @@ class Question(NamedTuple):
     body: Body | None = None
 
 
-def exchange(question: Question, *, pauses: Sequence[float] = PAUSES) -> Answer:
-    """Ask, follow redirects, try again where that may help; return the answer, whatever its status.
+def exchange(question: Question, *, again: bool = True) -> Answer:
+    """Ask, follow redirects, and with `again` try again where that may help; return the answer.
 
-    The authorization goes to the host of the question's address, and to nobody else. Raises
-    OSError, about `what`, where there is no answer, ConnectionResetError where there nearly was
-    one, and ValueError where a redirect leads where we don't go.
+    Its status may be any. The authorization goes to the host of the question's address, and to
+    nobody else. Raises OSError, about `what`, where there is no answer, ConnectionResetError where
+    there nearly was one, and ValueError where a redirect leads where we don't go.
     """
-    for pause in (*pauses, None):
+    for pause in (*PAUSES, None) if again else (None,):
         try:
             answer = followed(question)
         except LOST as error:
