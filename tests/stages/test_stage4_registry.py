@@ -205,6 +205,22 @@ def test_what_is_there_already_is_not_fetched_again(small: Small, store: Store) 
     assert len(heard) == 3
 
 
+def test_what_was_lost_is_fetched_again(small: Small, store: Store) -> None:
+    made = Made()
+    small.keep(made)
+    for lost in (made.config, *made.blobs, made.manifest):
+        pull(store, f"{small.host}/a")
+        os.unlink(store.path(sha(lost)))
+        assert verify(store) != []
+    pull(store, f"{small.host}/a")
+    assert whole(store)
+    # What is damaged and not removed is not taken for what it should be.
+    Path(store.path(sha(made.blobs[0]))).write_bytes(made.blobs[0][:-1] + b"?")
+    store.untag(f"{small.host}/a")
+    with pytest.raises(OSError, match=r"damaged.*remove the file"):
+        pull(store, f"{small.host}/a")
+
+
 def test_what_is_there_already_is_not_sent_again(small: Small, store: Store) -> None:
     image = built(store, tar(a=b"1"), tar(b=b"2"))
     small.blobs[image.layers[0][1]] = tar(a=b"1")
@@ -340,7 +356,7 @@ LIES: dict[str, tuple[Lie, str]] = {
         manifest_has(lambda t: t["layers"][1].update(size=t["layers"][1]["size"] + 1)), "hung up"),
     "too many layers": (
         manifest_has(lambda t: t.update(layers=t["layers"] * 300)), "at most 500"),
-    "no registry": (lying("GET /v2/", 404, {}, b"<p>"), "404 Not Found.*spelling"),
+    "no registry": (lying("GET /v2/", 404, {}, b"<p>"), "is no registry .404 Not Found"),
     "endless redirects": (
         lying("GET /v2/a/manifests", 307, {"Location": "/v2/a/manifests/x"}, b""),
         "redirected more than 5 times"),
@@ -790,7 +806,7 @@ def test_the_commands_say_the_digest_and_no_more(small: Small, store: Store, oth
     done = run([STAGE4, "image", "pull", f"{small.host}/a:2"], environment=there)
     assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (125, b"", 1)
     assert (
-        b"a:2: the registry has no such image (404 Not Found, not\\x1b[31m here): look"
+        b"a:2: the registry doesn't have this image (404 Not Found, not\\x1b[31m here): look"
         in done.stderr
     )
     done = run([STAGE4, "image", "push", "mine:9", name], environment=here)

@@ -100,4 +100,5 @@ def token_in(what: str, data: bytes) -> str:
 
 def remedy(host: str) -> str:
     """Return what makes us somebody for a registry."""
-    return f"`docker login {shown(host)}` writes it into {shown(config_file())}"
+    how = f"`docker login {shown(host)}`, without a credential helper"
+    return f"{how}, writes it into {shown(config_file())}"

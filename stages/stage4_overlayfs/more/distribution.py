@@ -47,8 +47,7 @@ def pull(store: Store, name: str, *, tell: Tell = silent, limit: int = LIMIT) ->
     remote = Remote(store, Registry(reference), tell, limit)
     with store.locked(shared=True):
         row = for_this_machine(remote, remote.row(reference.meant))
-        if row["digest"] in store.names().values():
-            # Nothing has a name before all that it leads to is there, and is what it should be.
+        if is_here(store, row["digest"]):
             image = Image(store, row["digest"])
             for digest, size in blobs_of(image):
                 tell(THERE, digest, size, size)
@@ -56,6 +55,17 @@ def pull(store: Store, name: str, *, tell: Tell = silent, limit: int = LIMIT) ->
             image = from_manifest(store, remote, row, Budget(limit))
         image.tag(full_name(name.partition("@")[0]))
     return image
+
+
+def is_here(store: Store, digest: str) -> bool:
+    """Return whether the store has an image: a name, and all that it leads to."""
+    # Without a name it may be what a killed prune has left; with one, all of it was checked once.
+    if digest not in store.names().values():
+        return False
+    try:
+        return all(store.has(blob) for blob, _ in blobs_of(Image(store, digest)))
+    except OSError:
+        return False
 
 
 def push(store: Store, name: str, target: str = "", *, tell: Tell = silent) -> str:

@@ -72,7 +72,7 @@ def keep_layer(
     with about(what):
         if not kind and digest not in ("", diff_id):
             raise refused(what, f"not compressed, and yet its diff_id is {diff_id}")
-        chunks = store.chunks(digest) if there else chunks
+        chunks = undamaged(store, digest) if there else chunks
         if kind:
             chunks = while_checked(chunks, what, kind, diff_id, budget)
         else:
@@ -84,6 +84,16 @@ def keep_layer(
         else:
             digest, size = store.add(chunks, digest)
     return diff_id, digest, f"{LAYER}+{kind}" if kind else LAYER, size
+
+
+def undamaged(store: Store, digest: str) -> Iterator[bytes]:
+    """Yield a blob's bytes, once all are what they should be; raise OSError, EBADMSG, if not.
+
+    Damaged gzip would be said to be its maker's fault otherwise.
+    """
+    for _ in store.chunks(digest):
+        continue
+    yield from store.chunks(digest)
 
 
 def while_checked(

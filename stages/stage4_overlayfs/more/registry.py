@@ -49,12 +49,14 @@ class Registry:
         self.scope = f"repository:{reference.repository}:{'pull,push' if push else 'pull'}"
         self.authorization = ""
         self.base = f"https://{reference.server}"
-        answer = self.knock()
-        answer.close()
-        if answer.status == 401:
-            self.authorize(answer.headers)
-        else:
-            self.expect(answer, "/v2/, so it is none", 200)
+        with contextlib.closing(self.knock()) as answer:
+            if answer.status == 401:
+                self.authorize(answer.headers)
+            elif answer.status == 404:
+                why = f"what answers at {reference.server} is no registry (404 Not Found for /v2/)"
+                raise OSError(errno.EPROTO, f"{why}: look at the host and the port", self.what)
+            else:
+                self.expect(answer, "an answer", 200)
 
     def knock(self) -> Answer:
         """Return the answer to /v2/; on this machine it may be plain http that is spoken."""
@@ -94,7 +96,7 @@ class Registry:
         query = urllib.parse.urlencode({key: value for key, value in asked.items() if value})
         url = f"{realm}{'&' if '?' in realm else '?'}{query}"
         answer = exchange(Question(self.what, "GET", url, authorization=own))
-        self.expect(answer, "token", 200)
+        self.expect(answer, "a token", 200)
         return credentials.token_in(self.what, self.whole(answer, MOST_WORDS))
 
     def ask(
@@ -126,7 +128,7 @@ class Registry:
         """Return the media type and the bytes of what a tag or a digest leads to."""
         headers = {"Accept": ", ".join((*MANIFESTS, *INDEXES))}
         answer = self.ask("GET", f"{self.path}/manifests/{meant}", headers)
-        self.expect(answer, "such image", 200)
+        self.expect(answer, "this image", 200)
         data = self.whole(answer, MOST_BYTES)
         kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if kind.startswith(FIRST_SCHEMA):
@@ -244,7 +246,7 @@ class Registry:
         self.expect(answer, f"room for {digest}", 201)
         answer.close()
         found = answer.headers.get("Docker-Content-Digest", digest)
-        if found != digest:
+        if found.startswith("sha256:") and found != digest:
             why = f"the registry has kept it as {shown(found)}"
             raise ValueError(f"{self.what}: {digest}: {why}: tell who keeps the registry")
 
@@ -259,7 +261,7 @@ class Registry:
         answer.close()
         words = f"{status} {http.client.responses.get(status, '')}".rstrip()
         words += told and f", {told}"
-        number, why, remedy = errno.EPROTO, f"the registry gives no {thing}", "ask who keeps it"
+        number, why, remedy = errno.EPROTO, f"the registry doesn't give {thing}", "ask who keeps it"
         if status == 401:
             number, why = errno.EACCES, f"the registry wants to know us before it gives {thing}"
             remedy = f"look at the spelling, or log in: {credentials.remedy(self.host)}"
@@ -269,7 +271,7 @@ class Registry:
             number, why = errno.EACCES, f"the registry doesn't let us have {thing}"
             remedy = "look at the spelling, and whom you are logged in as"
         elif status == 404:
-            number, why = errno.ENOENT, f"the registry has no {thing}"
+            number, why = errno.ENOENT, f"the registry doesn't have {thing}"
             remedy = "look at the spelling"
         elif status == 429:
             number, why = errno.EBUSY, "the registry is asked too often"

@@ -164,7 +164,7 @@ def origin(url: str) -> tuple[str, str, int]:
 
 
 def is_here(url: str) -> bool:
-    """Return whether an address is this machine's own: what is sent there leaves it never."""
+    """Return whether an address is this machine's own: what is sent there never leaves it."""
     host = urllib.parse.urlsplit(url).hostname or ""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -194,9 +194,15 @@ def unreachable(what: str, url: str, error: object) -> OSError:
     server = shown(parts.netloc)
     number = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
     if isinstance(error, ssl.SSLCertVerificationError):
+        number = errno.EPROTO
         why = f"the certificate of {server} is not trusted ({error.verify_message})"
         remedy = "install its issuer's, or name that in SSL_CERT_FILE"
+    elif isinstance(error, LOST):
+        # Not EPIPE: whoever reads our output ends us by that, and hears no reason.
+        number, remedy = errno.ECONNRESET, "try again later"
+        why = f"{server} hung up before all was said"
     elif isinstance(error, ssl.SSLError):
+        number = errno.EPROTO
         why, remedy = f"{server} speaks no TLS ({error.reason or error})", "look at the port"
         if not is_here(url):
             remedy = "plain http is for registries on this machine, such as 127.0.0.1:5000"
@@ -208,10 +214,6 @@ def unreachable(what: str, url: str, error: object) -> OSError:
     elif isinstance(error, TimeoutError):
         number, why = errno.ETIMEDOUT, f"{server} said nothing for {SILENCE:.0f} seconds"
         remedy = "try again later, or look at the network"
-    elif isinstance(error, LOST):
-        # Not EPIPE: whoever reads our output ends us by that, and hears no reason.
-        number, remedy = errno.ECONNRESET, "try again later"
-        why = f"{server} hung up before all was said"
     elif isinstance(error, http.client.HTTPException):
         number, why, remedy = errno.EPROTO, f"{server} speaks no HTTP", "look at the port"
     else:
