@@ -129,6 +129,17 @@ def test_anything_else_is_none(said: str) -> None:
         reference_to(said)
 
 
+def test_what_is_nearly_one_is_mended_in_the_message() -> None:
+    for said, meant in (
+        ("https://a.b:5/c:1", "say a.b:5/c:1"),
+        ("docker://a.b/c", "say a.b/c"),
+        ("localhost:5000", "say localhost:5000/NAME"),
+        ("127.0.0.1", "say 127.0.0.1/NAME"),
+    ):
+        with pytest.raises(ValueError, match=f"{meant}$"):
+            reference_to(said)
+
+
 # ---- there and back
 
 

@@ -38,6 +38,9 @@ class Reference(NamedTuple):
 
 def reference_to(text: str) -> Reference:
     """Return what a person's words lead to; raise ValueError where they are no reference."""
+    scheme, colon, rest = text.partition("://")
+    if colon and scheme in ("http", "https", "docker", "oci"):
+        raise ValueError(f"{shown(text)}: a name has no {scheme}:// before it: say {shown(rest)}")
     name, at, digest = text.partition("@")
     if at:
         check_digest(digest)
@@ -45,6 +48,8 @@ def reference_to(text: str) -> Reference:
     if at and place == name:
         tag = ""  # nobody said `latest`
     first, slash, rest = place.partition("/")
+    if not slash and is_host(place):
+        raise ValueError(f"{text}: a registry, and no image of it: say {text}/NAME")
     host, repository = (first, rest) if slash and is_host(first) else (HUB, place)
     if host in (HUB, f"index.{HUB}"):
         host = HUB
