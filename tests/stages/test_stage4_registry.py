@@ -376,6 +376,8 @@ LIES: dict[str, tuple[Lie, str]] = {
         lying("GET /v2/a/manifests", 302, {"Location": "file:///etc/passwd"}, b""), "no address"),
     "a redirect to plain http": (
         lying("GET /v2/a/manifests", 302, {"Location": "http://192.0.2.1/x"}, b""), "plain http"),
+    "a redirect to PLAIN HTTP": (
+        lying("GET /v2/a/manifests", 302, {"Location": "HTTP://192.0.2.1/x"}, b""), "plain http"),
     "a redirect to nonsense": (
         lying("GET /v2/a/manifests", 302, {"Location": "http://[::1/x"}, b""), "no address"),
     "401 again and again": (

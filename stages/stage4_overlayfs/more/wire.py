@@ -116,8 +116,11 @@ def once(question: Question) -> Answer:
     """Send one request, and return the answer; raise one of LOST, or OSError about `what`."""
     # urllib's usual opener follows redirects with Authorization and all, and opens file: too.
     opener = urllib.request.OpenerDirector()
-    opener.add_handler(urllib.request.HTTPHandler())
-    opener.add_handler(urllib.request.HTTPSHandler())
+    if question.url.startswith("https:"):
+        # It reads all certificates that this machine trusts.
+        opener.add_handler(urllib.request.HTTPSHandler())
+    else:
+        opener.add_handler(urllib.request.HTTPHandler())
     if not is_here(question.url):
         opener.add_handler(urllib.request.ProxyHandler())
     headers = {**question.headers, "User-Agent": AGENT}
@@ -175,7 +178,8 @@ def is_here(url: str) -> bool:
 def next_place(what: str, url: str, told: str) -> str:
     """Return where a server sends us; raise ValueError where that is less safe than `url` is."""
     try:
-        place = urllib.parse.urljoin(url, told)
+        # geturl() spells HTTPS: as everything here expects it.
+        place = urllib.parse.urlsplit(urllib.parse.urljoin(url, told)).geturl()
         scheme, host, _ = origin(place)
     except ValueError:
         place = scheme = host = ""
