@@ -431,6 +431,31 @@ def test_a_lie_about_a_layer_that_is_there_is_found_too(small: Small, store: Sto
     assert whole(store)
 
 
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("begins", ["GET /v2/a/manifests", "GET /v2/a/blobs", "GET /t"])
+def test_nobody_is_listened_to_for_ever(
+    small: Small, elsewhere: Small, store: Store, begins: str
+) -> None:
+    small.keep(Made())
+    left = threading.Event()
+
+    def talk(request: Request) -> Answer:
+        request.wfile.write(f"HTTP/1.1 200 OK\r\nContent-Type: {MANIFESTS[0]}\r\n\r\n".encode())
+        try:
+            while True:
+                request.wfile.write(bytes(1 << 20))
+        finally:
+            left.set()
+
+    if begins == "GET /t":
+        wants(small, "Bearer x", f'Bearer realm="http://{elsewhere.host}/t"')
+    small.lies[begins] = elsewhere.lies[begins] = talk
+    with pytest.raises(ValueError, match=r"longer than|more than the .* announced"):
+        pull(store, f"{small.host}/a")
+    left.wait()
+    assert whole(store)
+
+
 # ---- lines that break
 
 
@@ -844,6 +869,10 @@ def test_a_terminal_sees_how_far_it_is(small: Small, store: Store) -> None:
     assert layer[-1].split() == [FETCH, sha(made.blobs[0])[:19], "1.0", "MiB"]
 
 
+HEEDING = ("env", "--default-signal=INT")
+"""Whoever runs the tests with `&` has SIGINT ignored, and so would the command."""
+
+
 def test_ctrl_c_ends_a_pull_and_leaves_nothing(small: Small, store: Store) -> None:
     made = Made()
     small.keep(made)
@@ -857,7 +886,7 @@ def test_ctrl_c_ends_a_pull_and_leaves_nothing(small: Small, store: Store) -> No
         return 500, {}, b""
 
     small.lies[f"GET /v2/a/blobs/{sha(made.blobs[0])}"] = never
-    line = [STAGE4, "image", "pull", f"{small.host}/a"]
+    line = [*HEEDING, STAGE4, "image", "pull", f"{small.host}/a"]
     pipe = subprocess.PIPE
     with subprocess.Popen(
         line, env={**os.environ, "LABRUN_STORE": store.root}, stdout=pipe, stderr=pipe
@@ -871,7 +900,7 @@ def test_ctrl_c_ends_a_pull_and_leaves_nothing(small: Small, store: Store) -> No
 
 
 def test_ctrl_c_ends_an_import_and_leaves_nothing(store: Store) -> None:
-    line, pipe = [STAGE4, "image", "import", "-", "a"], subprocess.PIPE
+    line, pipe = [*HEEDING, STAGE4, "image", "import", "-", "a"], subprocess.PIPE
     with subprocess.Popen(
         line, env={**os.environ, "LABRUN_STORE": store.root}, stdin=pipe, stdout=pipe, stderr=pipe
     ) as child:
