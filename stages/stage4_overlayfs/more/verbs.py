@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+from importlib import import_module
 from typing import NamedTuple
 
 from stages import linux
@@ -19,6 +21,7 @@ from stages.stage4_overlayfs.more.history import history, inspect
 from stages.stage4_overlayfs.more.importing import import_image
 from stages.stage4_overlayfs.more.leftovers import leftovers, remove_leftovers
 from stages.stage4_overlayfs.more.names import full_name, shown
+from stages.stage4_overlayfs.more.progress import Progress, in_units
 from stages.stage4_overlayfs.more.prune import prune
 from stages.stage4_overlayfs.more.verify import verify
 from stages.stage4_overlayfs.options import Stacked, store_folder
@@ -32,6 +35,7 @@ from stages.stage4_overlayfs.whiteouts import ApplyForm, in_user_namespace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from types import ModuleType
     from typing import Any
 
     Options = Mapping[str, Sequence[str]]
@@ -66,6 +70,7 @@ def say(line: str) -> None:
 def image_import(store: Store, operands: Sequence[str], options: Options) -> int:
     """Bring an image in: from a tar, `-` for stdin, an OCI layout, or a directory."""
     source, name = operands
+    heed_ctrl_c()
     image = import_image(
         store,
         sys.stdin.buffer if source == "-" else source,
@@ -88,7 +93,10 @@ def image_ls(store: Store, _: Sequence[str], options: Options) -> int:
         keys = ("name", "digest", "layers", "size")
         say(json.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
         return 0
-    table([("NAME", "DIGEST", "LAYERS", "SIZE")] + [(n, d[:19], c, size(s)) for n, d, c, s in rows])
+    table(
+        [("NAME", "DIGEST", "LAYERS", "SIZE")]
+        + [(n, d[:19], c, in_units(s)) for n, d, c, s in rows]
+    )
     return 0
 
 
@@ -106,7 +114,9 @@ def image_history(store: Store, operands: Sequence[str], options: Options) -> in
     shape = [("CREATED", "LAYER", "SIZE", "CREATED BY")]
     for row in rows:
         layer = row["diff_id"][:19] or "-"
-        shape.append((shown(row["created"]), layer, size(row["size"]), shown(row["created_by"])))
+        shape.append(
+            (shown(row["created"]), layer, in_units(row["size"]), shown(row["created_by"]))
+        )
     table(shape)
     return 0
 
@@ -166,7 +176,7 @@ def image_prune(store: Store, _: Sequence[str], options: Options) -> int:
     for digest in (*gone.blobs, *(f"{driver} {layer}" for driver, layer in gone.layers)):
         say(digest)
     word = "would be " if dry_run else ""
-    say(f"{word}removed: {len(gone.blobs)} blobs, {len(gone.layers)} layers, {size(gone.size)}")
+    say(f"{word}removed: {len(gone.blobs)} blobs, {len(gone.layers)} layers, {in_units(gone.size)}")
     return 0
 
 
@@ -176,6 +186,29 @@ def image_verify(store: Store, _: Sequence[str], _options: Options) -> int:
     for fault in faults:
         note(fault)
     return FAILED if faults else 0
+
+
+def image_pull(store: Store, operands: Sequence[str], _: Options) -> int:
+    """Fetch an image from a registry; its name says which, as it does for Docker."""
+    heed_ctrl_c()
+    with Progress(sys.stderr) as progress:
+        image = distribution().pull(store, operands[0], tell=progress.tell)
+    say(image.digest)
+    return 0
+
+
+def image_push(store: Store, operands: Sequence[str], _: Options) -> int:
+    """Send an image to the registry that its name says, or TARGET."""
+    heed_ctrl_c()
+    with Progress(sys.stderr) as progress:
+        digest = distribution().push(store, *operands, tell=progress.tell)
+    say(digest)
+    return 0
+
+
+def distribution() -> ModuleType:
+    """Return the room of registries: HTTP and TLS take long to load."""
+    return import_module("stages.stage4_overlayfs.more.distribution")
 
 
 # ---- containers
@@ -283,6 +316,13 @@ def each(operands: Sequence[str], do: Callable[[str], None]) -> int:
     return status
 
 
+def heed_ctrl_c() -> None:
+    """Have SIGINT end us by way of what tidies up: what is half a layer may be large."""
+    # Whoever started us in the background with `&` and no job control has it ignored.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def own_mounts(container: Stacked) -> None:
     """Have mounts of our own; an ordinary user's files are root's in a namespace of the user's."""
     container.namespaces |= {"user"} if container.rootless else set()
@@ -292,14 +332,6 @@ def own_mounts(container: Stacked) -> None:
 def last(options: Options, name: str) -> str:
     """Return an option's last value, "" where it isn't said."""
     return options.get(name, [""])[-1]
-
-
-def size(count: int) -> str:
-    """Return a number of bytes in the unit that fits."""
-    value, units = float(count), ["B", "KiB", "MiB", "GiB"]
-    while value >= 1024 and len(units) > 1:
-        value, units = value / 1024, units[1:]
-    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
 
 
 def table(rows: Sequence[Sequence[object]]) -> None:
@@ -326,6 +358,11 @@ VERBS = {
         "NAME FILE.tar|DIR|-", 2, 2, "write a tar that Docker loads, or an OCI layout",
         [("", "--form", "FORM", "docker (a tar for both), or oci alone")],
         image_export,
+    ),
+    "image pull": Verb("NAME", 1, 1, "fetch an image from a registry", [], image_pull),
+    "image push": Verb(
+        "NAME [TARGET]", 1, 2, "send an image to the registry in its name, or TARGET's", [],
+        image_push,
     ),
     "image prune": Verb(
         "", 0, 0, "remove what nobody needs",
