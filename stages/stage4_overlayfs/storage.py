@@ -72,7 +72,7 @@ CAUSES = {
     ): "the store's file system takes no whiteouts (an overlay takes none), or "
     "a devices cgroup forbids them: keep the store elsewhere, or say --storage-driver vfs",
     ("mount", errno.ENOSPC): "the limit of mounts is reached: see fs.mount-max",
-    ("dmsetup --noudevrules --noudevsync targets", errno.EIO): "this kernel has no device mapper "
+    ("dmsetup targets", errno.EIO): "this kernel has no device mapper "
     "(CONFIG_BLK_DEV_DM): `modprobe dm-mod`, or say --storage-driver overlay",
     ("modprobe dm-thin-pool", errno.EIO): "this kernel has no thin snapshots of devices "
     "(CONFIG_DM_THIN_PROVISIONING): say --storage-driver overlay",

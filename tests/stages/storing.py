@@ -17,6 +17,7 @@ import pytest
 
 from stages import linux
 from stages.stage4_overlayfs import storage
+from stages.stage4_overlayfs.more.devicemapper import DeviceMapper, devices
 
 WHEN = 1_700_000_000
 Layer = tuple[str, Callable[[], BinaryIO]]
@@ -202,6 +203,10 @@ class Bench:
         self.name, self.root = driver, str(tmp_path / "store")
         self.driver = storage.choose(driver, self.root)
         self.layers: list[Layer] = []
+        self.open = contextlib.ExitStack()
+        if isinstance(self.driver, DeviceMapper):
+            # A pool is made of six programs; one for the whole test is enough.
+            self.open.enter_context(self.driver.pool.staying())
 
     def image(self, *layers: Layer) -> None:
         self.layers = list(layers)
@@ -229,8 +234,11 @@ class Bench:
             self.driver.remove(name)
         for name in self.driver.names(self.layers):
             self.driver.discard(name)
+        self.open.close()
         left = [path for path in walk(self.root) if not os.path.isdir(f"{self.root}/{path}")]
-        if self.name == "devicemapper":
+        if isinstance(self.driver, DeviceMapper):
+            assert os.listdir(f"{self.root}/devicemapper/pending") == []
+            assert not [name for name in devices() if name.startswith(self.driver.pool.prefix)]
             left = [path for path in left if not path.startswith("devicemapper/")]
         assert left == []
         assert self.root not in Path("/proc/self/mountinfo").read_text(encoding="utf-8")

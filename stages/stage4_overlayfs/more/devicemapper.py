@@ -13,6 +13,7 @@ import errno
 import os
 import subprocess
 from contextlib import ExitStack
+from glob import glob
 from hashlib import sha256
 
 from stages import linux
@@ -45,6 +46,10 @@ NOTE = linux.O_RDWR | linux.O_CLOEXEC
 """How the note of a device on its way is opened: to be locked."""
 
 
+NO_CAUSES = ("Udev is running and", "Command failed")
+"""What dmsetup says before and behind the cause."""
+
+
 def run(line: list[str], held: Sequence[int] = ()) -> str:
     """Run a program; return what it prints, or raise OSError with what it complains about.
 
@@ -56,12 +61,13 @@ def run(line: list[str], held: Sequence[int] = ()) -> str:
         capture_output=True,
         text=True,
         pass_fds=held,
+        # The nodes in /dev/mapper are there when dmsetup ends, with or without udev.
+        env={**os.environ, "DM_DISABLE_UDEV": "1", "LC_ALL": "C"},
         # Ctrl-C is for the command, not for half a device.
         start_new_session=True,
     )
     if ended.returncode:
-        # dmsetup's last line only says that it failed.
-        lines = ended.stderr.strip().splitlines()
+        lines = [line for line in ended.stderr.splitlines() if not line.startswith(NO_CAUSES)]
         raise OSError(errno.EIO, lines[0] if lines else f"it ended with {ended.returncode}")
     return ended.stdout.strip()
 
@@ -73,10 +79,12 @@ def command(*line: str, held: Sequence[int] = ()) -> str:
 
 def devices() -> list[str]:
     """Return the names of the device mapper's devices."""
-    try:
-        return os.listdir("/dev/mapper")
-    except FileNotFoundError:
-        return []
+    found = []
+    for path in glob("/sys/block/dm-*/dm/name"):
+        # It may have been removed since.
+        with contextlib.suppress(OSError), open(path, encoding="utf-8") as file:
+            found.append(file.read().strip())
+    return found
 
 
 def is_idle(name: str) -> bool:
@@ -154,15 +162,15 @@ class Pool:
         """Return the names of the devices that are of this pool, and in this machine now."""
         return [n for n in devices() if n.startswith(f"{self.prefix}-") and n != self.name]
 
-    def dmsetup(self, *words: str) -> str:
-        """Ask the device mapper; it makes the nodes in /dev/mapper itself, with or without udev."""
-        return command("dmsetup", "--noudevrules", "--noudevsync", *words, held=[self.lock])
+    def command(self, *line: str) -> str:
+        """Run a program, which inherits the pool's lock."""
+        return command(*line, held=[self.lock])
 
     def start(self) -> None:
         """Make the pool's device of its files; all is unmade where a step fails."""
-        if "thin-pool" not in self.dmsetup("targets"):
+        if "thin-pool" not in self.command("dmsetup", "targets"):
             # The target is a module of its own; dmsetup loads none but device mapper itself.
-            command("modprobe", "dm-thin-pool", held=[self.lock])
+            self.command("modprobe", "dm-thin-pool")
         with ExitStack() as undo:
             # Files with holes. A new pool's metadata has to begin with zeros, and does.
             for name, size in (("data", DATA), ("metadata", METADATA)):
@@ -173,11 +181,11 @@ class Pool:
             metadata = self.loop("metadata", undo)
             # Blocks are not filled with zeros first: mkfs and the file system write what they read.
             table = f"0 {DATA // SECTOR} thin-pool {metadata} {data} {BLOCK} {LOW}"
-            self.dmsetup("create", self.name, "--table", f"{table} 1 skip_block_zeroing")
+            self.command("dmsetup", "create", self.name, "--table", f"{table} 1 skip_block_zeroing")
             undo.callback(self.stop)
             # The pool has them open: detached now they go when it goes, whoever removes it.
             for device in (data, metadata):
-                command("losetup", "--detach", device, held=[self.lock])
+                self.command("losetup", "--detach", device)
             undo.pop_all()
 
     def loop(self, name: str, undo: ExitStack) -> str:
@@ -186,18 +194,17 @@ class Pool:
         The one that a killed process has made for it is taken again.
         """
         path = f"{self.folder}/{name}"
-        line = ("losetup", "--find", "--show", "--nooverlap", path)
-        device = command(*line, held=[self.lock])
-        undo.callback(command, "losetup", "--detach", device, held=[self.lock])
+        device = self.command("losetup", "--find", "--show", "--nooverlap", path)
+        undo.callback(self.command, "losetup", "--detach", device)
         return device
 
     def stop(self) -> None:
         """Take the pool's device away, and with it the loop devices; the files stay."""
-        self.dmsetup("remove", "--retry", self.name)
+        self.command("dmsetup", "remove", "--retry", self.name)
 
     def message(self, words: str) -> None:
         """Tell the pool to do something."""
-        self.dmsetup("message", f"/dev/mapper/{self.name}", "0", words)
+        self.command("dmsetup", "message", f"/dev/mapper/{self.name}", "0", words)
 
     def new_number(self) -> int:
         """Return a number that no device of the pool has, and never had."""
@@ -297,14 +304,14 @@ class Pool:
     def activate(self, number: int, name: str) -> str:
         """Return the path of a device of this machine's for one of the pool's."""
         table = f"0 {VIRTUAL // SECTOR} thin /dev/mapper/{self.name} {number}"
-        self.dmsetup("create", f"{self.prefix}-{name}", "--table", table)
+        self.command("dmsetup", "create", f"{self.prefix}-{name}", "--table", table)
         return f"/dev/mapper/{self.prefix}-{name}"
 
     def deactivate(self, name: str) -> None:
         """Take it away, if it is there: only the machine's, the pool's stays."""
         if f"{self.prefix}-{name}" in devices():
             # Somebody, such as udev, may be looking at it at this moment.
-            self.dmsetup("remove", "--retry", f"{self.prefix}-{name}")
+            self.command("dmsetup", "remove", "--retry", f"{self.prefix}-{name}")
 
 
 BASE = "base"
