@@ -37,9 +37,12 @@ class Stack:
             # prune holds this lock alone: it sees the image used, or it comes before us.
             with self.store.locked(shared=True):
                 manifest, layers = self.layers()
-                self.id, self.lock = containers.create(self.store, self.container.name, manifest)
+                name, fleeting = self.container.name, self.container.remove
+                self.id, self.lock = containers.create(
+                    self.store, name, manifest, fleeting=fleeting
+                )
                 self.driver.prepare(layers)
-            self.root = self.driver.mount(self.id, layers)
+                self.root = self.driver.mount(self.id, layers)
             self.container.user = user_of(self.root, self.user)
             self.made = make_room(self.root, self.container)
         except BaseException:
@@ -55,11 +58,13 @@ class Stack:
         """Unmount, and with `keep` leave what the container wrote."""
         if not self.id:
             return
-        leave_room(self.made)
-        self.driver.unmount(self.id)
-        if not keep:
-            containers.erase(self.store, self.id)
-        os.close(self.lock)
+        try:
+            leave_room(self.made)
+            self.driver.unmount(self.id)
+            if not keep:
+                containers.erase(self.store, self.id)
+        finally:
+            os.close(self.lock)
 
     def layers(self) -> tuple[str, Sequence[Layer]]:
         """Return the manifest's digest, "" for a directory, and the layers from the lowest up."""

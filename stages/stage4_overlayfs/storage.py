@@ -71,6 +71,12 @@ CAUSES = {
         errno.EPERM,
     ): "the store's file system takes no whiteouts (an overlay takes none), or "
     "a devices cgroup forbids them: keep the store elsewhere, or say --storage-driver vfs",
+    ("--volume", errno.ENOTDIR): "SRC is a directory, and DST is a file there: name another DST",
+    ("--volume", errno.EISDIR): "SRC is a file, and DST is a directory there: name another DST",
+    ("--tmpfs", errno.ENOTDIR): "DST is a file there: name another",
+    ("openat2", errno.ENOTDIR): "a part of DST, the path inside, is a file there: name another DST",
+    ('mkdir("/proc/self/fd', errno.EROFS): "DST is to be in a volume that is read-only: make it "
+    "there first, outside",
     ("mount", errno.ENOSPC): "the limit of mounts is reached: see fs.mount-max",
     ("dmsetup targets", errno.EIO): "this kernel has no device mapper "
     "(CONFIG_BLK_DEV_DM): `modprobe dm-mod`, or say --storage-driver overlay",

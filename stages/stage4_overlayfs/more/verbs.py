@@ -13,11 +13,11 @@ from stages.stage4_overlayfs import containers, storage
 from stages.stage4_overlayfs.image import Image
 from stages.stage4_overlayfs.more.aside import step_aside
 from stages.stage4_overlayfs.more.build import build as build_image
-from stages.stage4_overlayfs.more.build import sweep
 from stages.stage4_overlayfs.more.commit import commit as commit_image
 from stages.stage4_overlayfs.more.exporting import export_layout, export_tar
 from stages.stage4_overlayfs.more.history import history, inspect
 from stages.stage4_overlayfs.more.importing import import_image
+from stages.stage4_overlayfs.more.leftovers import leftovers, remove_leftovers
 from stages.stage4_overlayfs.more.names import full_name, shown
 from stages.stage4_overlayfs.more.prune import prune
 from stages.stage4_overlayfs.more.verify import verify
@@ -153,9 +153,13 @@ def image_prune(store: Store, _: Sequence[str], options: Options) -> int:
         storage.choose(driver, store.root).discard(layer.partition(":")[2])
 
     dry_run = "--dry-run" in options
-    if not dry_run:
-        for name in sorted(set(os.listdir(f"{store.root}/layers")) & set(storage.DRIVERS)):
-            sweep(store, storage.choose(name, store.root))
+    left = leftovers(store)
+    if left and not dry_run:
+        # An ordinary user may enter what a container has closed only as its root.
+        own_mounts(Stacked(["/", "?"], {}))
+        remove_leftovers(store)
+    for path in left:
+        say(path)
     gone = prune(store, discard, dry_run=dry_run)
     for digest in (*gone.blobs, *(f"{driver} {layer}" for driver, layer in gone.layers)):
         say(digest)
