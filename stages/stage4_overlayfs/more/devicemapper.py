@@ -43,7 +43,7 @@ MKFS = ("mkfs.ext4", "-q", "-J", "size=4", "-E", "lazy_itable_init=1,root_owner=
 MOUNT = "noinit_itable"
 """Without it the kernel fills all tables of inodes with zeros, bit by bit, in each container."""
 NOTE = linux.O_RDWR | linux.O_CLOEXEC
-"""How the note of a device on its way is opened: to be locked."""
+"""How the note of a device that is on its way is opened: to be locked."""
 
 
 NO_CAUSES = ("Udev is running and", "Command failed")
@@ -125,6 +125,9 @@ class Pool:
         self.lock = linux.open_file(self.folder, flags)
         try:
             linux.flock(self.lock, linux.LOCK_EX)
+            if not os.path.exists(f"{self.folder}/data"):
+                # A store was here, and was removed: a pool of its files is none of this one.
+                self.bury()
             if self.name not in devices():
                 self.start()
             self.sweep()
@@ -187,6 +190,13 @@ class Pool:
             for device in (data, metadata):
                 self.command("losetup", "--detach", device)
             undo.pop_all()
+
+    def bury(self) -> None:
+        """Remove a pool, and devices, of a store that is gone; raise OSError where one is used."""
+        for name in self.others():
+            self.deactivate(name.removeprefix(f"{self.prefix}-"))
+        if self.name in devices():
+            self.stop()
 
     def loop(self, name: str, undo: ExitStack) -> str:
         """Return a loop device for one of the files; `undo` frees it.
@@ -265,6 +275,8 @@ class Pool:
         if f"{self.prefix}-{draft}" in devices() and not is_idle(f"{self.prefix}-{draft}"):
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), f"{self.prefix}-{draft}")
         self.deactivate(draft)
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(f"{self.folder}/seen/{number}")
         try:
             self.message(f"delete {number}")
         except OSError:
@@ -462,10 +474,11 @@ class DeviceMapper:
 
         Of the snapshot, since the device itself may come into use meanwhile.
         """
-        target = self.places.draft()
-        stack.callback(os.rmdir, target)
         with self.pool:
-            _, device, _ = self.pool.create(number, stack)
+            seen, device, _ = self.pool.create(number, stack)
+        # Not in the store's tmp/, which prune empties: what a mount elsewhere is on, it can remove.
+        target = f"{self.pool.folder}/seen/{seen}"
+        os.makedirs(target, 0o710)
         linux.mount(device, target, "ext4", linux.MS_RDONLY, MOUNT)
         stack.callback(take_away, target)
         return target
