@@ -228,17 +228,22 @@ class Bench:
         """Return what the unpacked layers are on the disk."""
         return tree(f"{self.root}/layers", inner=True)
 
-    def end(self, *names: str) -> None:
-        """Remove containers and layers, and see that nothing is left."""
+    def remove_all(self, *names: str) -> None:
+        """Remove containers and layers, and see that no device is left."""
         for name in names or ("c1",):
             self.driver.remove(name)
         for name in self.driver.names(self.layers):
             self.driver.discard(name)
         self.open.close()
-        left = [path for path in walk(self.root) if not os.path.isdir(f"{self.root}/{path}")]
         if isinstance(self.driver, DeviceMapper):
             assert os.listdir(f"{self.root}/devicemapper/pending") == []
             assert not [name for name in devices() if name.startswith(self.driver.pool.prefix)]
+
+    def end(self, *names: str) -> None:
+        """Remove containers and layers, and see that nothing is left."""
+        self.remove_all(*names)
+        left = [path for path in walk(self.root) if not os.path.isdir(f"{self.root}/{path}")]
+        if isinstance(self.driver, DeviceMapper):
             left = [path for path in left if not path.startswith("devicemapper/")]
         assert left == []
         assert self.root not in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
