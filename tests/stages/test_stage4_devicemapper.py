@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from stages import linux
+from stages.stage4_overlayfs import storage
 from stages.stage4_overlayfs.more import devicemapper
-from tests.stages.storing import file, tar
+from tests.stages.storing import apart, file, tar
 
 
 class Machine:
@@ -124,6 +126,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
     monkeypatch.setattr(devicemapper, "run", made)
     monkeypatch.setattr(devicemapper, "devices", lambda: list(made.active))
+    monkeypatch.setattr(devicemapper, "in_user_namespace", lambda: False)
     monkeypatch.setattr(devicemapper, "is_idle", lambda name: name not in made.mounts.values())
     monkeypatch.setattr(linux, "mount", mount)
     monkeypatch.setattr(devicemapper, "take_away", take_away)
@@ -184,6 +187,36 @@ def test_where_a_step_fails_those_before_it_are_unmade(machine: Machine, tmp_pat
         life(driver)
         driver.remove("c1")
         assert (machine.loops, machine.active, machine.mounts) == ({}, {}, {}), story
+
+
+def test_a_store_made_again_has_nothing_of_the_old_ones_pool(
+    machine: Machine, tmp_path: Path
+) -> None:
+    life(devicemapper.DeviceMapper(str(tmp_path / "store")))
+    shutil.rmtree(tmp_path / "store")
+    driver = devicemapper.DeviceMapper(str(tmp_path / "store"))
+    # What still runs in the old one keeps its pool, and that has this one's name.
+    with pytest.raises(AssertionError, match="it is mounted"):
+        life(driver)
+    machine.mounts.clear()
+    machine.numbers.clear()
+    life(driver)
+    assert len(machine.numbers) == 4
+    driver.unmount("c1")
+    assert (machine.loops, machine.active, machine.mounts) == ({}, {}, {})
+
+
+def in_users(fact: Callable[..., None]) -> Callable[..., None]:
+    """Have a test run in a user namespace, as root of it."""
+    return apart(fact, linux.CLONE_NEWNS | linux.CLONE_NEWUSER)
+
+
+@pytest.mark.usefixtures("as_root")
+@in_users
+def test_root_of_a_user_namespace_is_told_that_it_takes_the_machines(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError) as caught:
+        devicemapper.DeviceMapper(str(tmp_path)).prepare(LAYERS)
+    assert "run it with sudo" in storage.why(caught.value)
 
 
 def test_what_a_killed_process_was_at_goes_with_the_next_use(

@@ -20,7 +20,7 @@ from stages import linux
 from stages.stage4_overlayfs.more.branches import NoMarks, Union
 from stages.stage4_overlayfs.more.changes import Comparison
 from stages.stage4_overlayfs.more.places import Places, apply, chain, is_mounted, take_away
-from stages.stage4_overlayfs.whiteouts import ApplyForm
+from stages.stage4_overlayfs.whiteouts import ApplyForm, in_user_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -171,6 +171,9 @@ class Pool:
 
     def start(self) -> None:
         """Make the pool's device of its files; all is unmade where a step fails."""
+        if in_user_namespace():
+            # Its root may not make devices, and every complaint would be another one.
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM), "dmsetup create")
         if "thin-pool" not in self.command("dmsetup", "targets"):
             # The target is a module of its own; dmsetup loads none but device mapper itself.
             self.command("modprobe", "dm-thin-pool")
