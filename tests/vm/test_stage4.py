@@ -27,7 +27,7 @@ WORK = r"""
 export LABRUN_STORE=$folder/store
 run() { sudo -E stage4 run --net none --storage-driver devicemapper "$@"; }
 # Data blocks in use, as the kernel counts them: see its thin-provisioning.rst, "Status".
-used() { sudo dmsetup status "$pool" | awk '{ split($7, part, "/"); print part[1] }'; }
+used() { sudo dmsetup status "$pool" | awk '{ split($6, part, "/"); print part[1] }'; }
 # hold ARGUMENTS...: a container that runs until `release`; so the pool stays, and can be asked.
 hold() {
     mkfifo "$folder/in"
