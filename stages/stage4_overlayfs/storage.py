@@ -78,10 +78,12 @@ CAUSES = {
     ('mkdir("/proc/self/fd', errno.EROFS): "DST is to be in a volume that is read-only: make it "
     "there first, outside",
     ("mount", errno.ENOSPC): "the limit of mounts is reached: see fs.mount-max",
-    ("dmsetup --noudevrules --noudevsync targets", errno.EIO): "this kernel has no device mapper "
+    ("dmsetup targets", errno.EIO): "this kernel has no device mapper "
     "(CONFIG_BLK_DEV_DM): `modprobe dm-mod`, or say --storage-driver overlay",
     ("modprobe dm-thin-pool", errno.EIO): "this kernel has no thin snapshots of devices "
     "(CONFIG_DM_THIN_PROVISIONING): say --storage-driver overlay",
+    ("dmsetup create", errno.EPERM): "devices are for root alone: run it with sudo, or say "
+    "--storage-driver overlay",
     ("dmsetup", errno.ENOENT): "install dmsetup, or say --storage-driver overlay",
     ("mkfs.ext4", errno.ENOENT): "install e2fsprogs, or say --storage-driver overlay",
     ("losetup", errno.ENOENT): "install util-linux, or say --storage-driver overlay",
