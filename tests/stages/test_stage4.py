@@ -880,6 +880,29 @@ def test_who_is_stopped_while_an_image_is_unpacked_leaves_nothing(
     assert inside(stage4, "echo ran", root="many") == "ran"
 
 
+@pytest.mark.parametrize("verb", ["import", "build"])
+def test_who_stops_another_command_finds_nothing_half_made(
+    stage4: str, small: Path, tmp_path: Path, verb: str
+) -> None:
+    for number in range(2000):
+        (tmp_path / "small" / str(number)).write_bytes(bytes(9000))
+    if verb == "import":
+        line, sign = ["image", "import", str(tmp_path / "small"), "many"], "tmp/*"
+    else:
+        answer(stage4, "image", "import", str(tmp_path / "small"), "many")
+        (tmp_path / "context").mkdir()
+        (tmp_path / "context/Dockerfile").write_text("FROM many\nRUN echo ran\n")
+        line, sign = ["build", str(tmp_path / "context")], "tmp/overlay-*/diff/bin"
+    process = subprocess.Popen([stage4, *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not [*small.glob(sign)]:
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1] == b""
+    assert process.returncode == -signal.SIGINT
+    assert residue(small) == []
+    assert answer(stage4, "image", "verify") == ""
+
+
 # ---- beside each other
 
 

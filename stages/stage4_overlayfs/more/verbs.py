@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import closing
 from importlib import import_module
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from stages.stage4_overlayfs.more.commit import commit as commit_image
 from stages.stage4_overlayfs.more.exporting import export_layout, export_tar
 from stages.stage4_overlayfs.more.history import history, inspect
 from stages.stage4_overlayfs.more.importing import import_image
+from stages.stage4_overlayfs.more.interrupts import stoppable
 from stages.stage4_overlayfs.more.leftovers import leftovers, remove_leftovers
 from stages.stage4_overlayfs.more.names import full_name, shown
 from stages.stage4_overlayfs.more.progress import Progress, in_units
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import ModuleType
     from typing import Any
+
+    from stages.stage4_overlayfs.more.build import Event
 
     Options = Mapping[str, Sequence[str]]
     Row = tuple[str, str, str, str]
@@ -222,7 +226,7 @@ def build(store: Store, operands: Sequence[str], options: Options) -> int:
         raise ValueError(f"{shown(operands[0])}: no such directory: name that of the Dockerfile")
     shell = Stacked([operands[0] if operands[0].startswith("/") else f"./{operands[0]}", "?"], {})
     own_mounts(shell)
-    for event in build_image(
+    events = build_image(
         store,
         storage.choose(driver, store.root),
         operands[0],
@@ -231,17 +235,25 @@ def build(store: Store, operands: Sequence[str], options: Options) -> int:
         build_args=given,
         run=run_step,
         cache="--no-cache" not in options,
-    ):
-        if event.what == "step":
-            say(f"[{event.step}/{event.steps}] {shown(event.text)}")
-        elif event.what == "note":
-            note(event.text)
-        elif event.what == "built":
-            say(event.digest)
-        else:
-            told = "CACHED" if event.what == "cached" else "made"
-            say(f"      {told}{' ' if event.digest else ''}{event.digest[:19]}")
+    )
+    # Closed, so that it tidies up also where Ctrl-C comes while we are saying something.
+    with closing(events):
+        for event in events:
+            tell(event)
     return 0
+
+
+def tell(event: Event) -> None:
+    """Say what a step of a build did."""
+    if event.what == "step":
+        say(f"[{event.step}/{event.steps}] {shown(event.text)}")
+    elif event.what == "note":
+        note(event.text)
+    elif event.what == "built":
+        say(event.digest)
+    else:
+        told = "CACHED" if event.what == "cached" else "made"
+        say(f"      {told}{' ' if event.digest else ''}{event.digest[:19]}")
 
 
 def run_step(
@@ -423,7 +435,8 @@ def serve_verb(arguments: Sequence[str]) -> int:
             raise Usage(f"{name} needs {verb.operands or 'no operands'}")
         if "--trace" in options:
             linux.watch = linux.trace
-        return verb.do(Store(store_folder()), operands, options)
+        with stoppable():
+            return verb.do(Store(store_folder()), operands, options)
     except Usage as error:
         note(f"{error}\n\n{usage(name, VERBS[name]) if name in VERBS else overview()}")
         return USAGE
