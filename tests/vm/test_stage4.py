@@ -16,7 +16,7 @@ A_SUITE = 3000
 """Seconds for the suite on every driver."""
 PYTEST = "sudo env LANG=C.UTF-8 /opt/labrun/venv/bin/python -m pytest -n0 -p no:cacheprovider"
 SUITE = "tests/stages/test_stage4_drivers.py"
-ELSEWHERE = "random or killed or user_namespace_hard"
+ELSEWHERE = "random or killed or many or works_inside"
 """Tests of the suite that start hundreds of programs: for these devicemapper alone is asked."""
 SHARE = 64 << 10
 """Bytes of a block that a pool shares, or copies."""
