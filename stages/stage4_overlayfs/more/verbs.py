@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from contextlib import closing
 from importlib import import_module
@@ -74,7 +73,6 @@ def say(line: str) -> None:
 def image_import(store: Store, operands: Sequence[str], options: Options) -> int:
     """Bring an image in: from a tar, `-` for stdin, an OCI layout, or a directory."""
     source, name = operands
-    heed_ctrl_c()
     image = import_image(
         store,
         sys.stdin.buffer if source == "-" else source,
@@ -194,7 +192,6 @@ def image_verify(store: Store, _: Sequence[str], _options: Options) -> int:
 
 def image_pull(store: Store, operands: Sequence[str], _: Options) -> int:
     """Fetch an image from a registry; its name says which, as it does for Docker."""
-    heed_ctrl_c()
     with Progress(sys.stderr) as progress:
         image = distribution().pull(store, operands[0], tell=progress.tell)
     say(image.digest)
@@ -203,7 +200,6 @@ def image_pull(store: Store, operands: Sequence[str], _: Options) -> int:
 
 def image_push(store: Store, operands: Sequence[str], _: Options) -> int:
     """Send an image to the registry that its name says, or TARGET."""
-    heed_ctrl_c()
     with Progress(sys.stderr) as progress:
         digest = distribution().push(store, *operands, tell=progress.tell)
     say(digest)
@@ -326,13 +322,6 @@ def each(operands: Sequence[str], do: Callable[[str], None]) -> int:
             note(line_of(error))
             status = FAILED
     return status
-
-
-def heed_ctrl_c() -> None:
-    """Have SIGINT end us by way of what tidies up: what is half a layer may be large."""
-    # Whoever started us in the background with `&` and no job control has it ignored.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def own_mounts(container: Stacked) -> None:
