@@ -229,6 +229,7 @@ class Bench:
         if not self.shelf or os.path.exists(self.root) or digests != [d for d, _ in sample()]:
             return
         storage.choose(self.name, str(self.shelf)).prepare(self.layers)
+        os.makedirs(os.path.dirname(self.root), exist_ok=True)
         subprocess.run(["cp", "-a", self.shelf, self.root], check=True)
 
     def container(self, name: str = "c1") -> str:

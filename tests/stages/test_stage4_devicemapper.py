@@ -268,11 +268,16 @@ def test_a_container_that_is_in_use_is_deleted_when_it_is_no_more(
 
 
 def test_a_pool_and_a_container_that_were_left_are_taken_over(
-    machine: Machine, tmp_path: Path
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     life(devicemapper.DeviceMapper(str(tmp_path)))
     machine.mounts.clear()  # killed: its mounts have gone with it
     driver = devicemapper.DeviceMapper(str(tmp_path))
+    # As if it had been killed before it let go of the loop devices, too.
+    machine.going.clear()
+    monkeypatch.setattr(
+        devicemapper, "held_loops", lambda files: sorted({*machine.loops} - machine.going)
+    )
     driver.mount("c2", LAYERS)
     assert sorted(machine.active) == [f"{driver.pool.prefix}-{name}" for name in ("c2", "pool")]
     driver.unmount("c2")

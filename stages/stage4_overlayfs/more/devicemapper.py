@@ -99,6 +99,21 @@ def is_idle(name: str) -> bool:
     return True
 
 
+def held_loops(files: set[str]) -> list[str]:
+    """Return the loop devices of these files that would not go when nobody has them open."""
+    found = []
+    for loop in glob("/sys/block/loop*/loop"):
+        # It may be freed at this moment.
+        with contextlib.suppress(OSError):
+            facts = []
+            for name in ("backing_file", "autoclear"):
+                with open(f"{loop}/{name}", encoding="utf-8", errors="surrogateescape") as file:
+                    facts.append(file.read().strip("\n"))
+            if facts[0] in map(os.path.realpath, files) and facts[1] == "0":
+                found.append(f"/dev/{loop.split('/')[3]}")
+    return found
+
+
 def prefix_of(root: str) -> str:
     """Return how the names of a store's devices begin: they are the machine's, and stores many."""
     return f"labrun-{sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:8]}"
@@ -130,6 +145,10 @@ class Pool:
                 self.bury()
             if self.name not in devices():
                 self.start()
+            else:
+                # Who made it may have been killed before it had let go of them.
+                for device in held_loops({f"{self.folder}/data", f"{self.folder}/metadata"}):
+                    self.command("losetup", "--detach", device)
             self.sweep()
         except BaseException:
             self.unlock()
