@@ -561,7 +561,7 @@ def test_many_prepare_the_same_layers_at_once(driver: str, tmp_path: Path) -> No
 # ---- whatever is done, it ends as on an ordinary file system
 
 
-EXAMPLES = {"overlay": 40, "vfs": 30, "aufs": 6, "devicemapper": 6}
+EXAMPLES = {"overlay": 40, "vfs": 30, "aufs": 6, "devicemapper": 2}
 """Sequences that each is tried with: some take a hundred times as long to mount."""
 
 
