@@ -118,12 +118,6 @@ class AufsUnion(Operations):  # type: ignore[misc]  # mfusepy is not installed e
         """Return that; -1 for the index's own name of the file is in it."""
         return int(linux.getxattr(path, REST) or 0)
 
-    def has_others(self, found: str) -> bool:
-        """Say whether a file may have more names: in the index alone it has those of below."""
-        status = os.lstat(found)
-        several = status.st_nlink > 1 or found.startswith(f"{self.index.folder}/")
-        return several and not S_ISDIR(status.st_mode)
-
     # ---- names
 
     def room(self, path: str) -> str:
@@ -204,7 +198,7 @@ class AufsUnion(Operations):  # type: ignore[misc]  # mfusepy is not installed e
         found = self.real(path)
         if not found.startswith(f"{self.orphans}/"):
             self.copy_up(os.path.dirname(path))
-            if self.has_others(found):
+            if os.lstat(found).st_nlink > 1:
                 found = self.copy_up(path)  # to count its names
             self.hide(path)
         if found.startswith((f"{self.rw}/", f"{self.orphans}/")):
@@ -258,7 +252,7 @@ class AufsUnion(Operations):  # type: ignore[misc]  # mfusepy is not installed e
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
         if folder:
             self.clear(f"{self.rw}{path}")
-        elif self.has_others(self.real(path)):
+        elif os.lstat(self.real(path)).st_nlink > 1:
             self.copy_up(path)  # to count its names
 
     def readdir(self, path: str, fh: int) -> list[Any]:
@@ -279,8 +273,8 @@ class AufsUnion(Operations):  # type: ignore[misc]  # mfusepy is not installed e
             answer[name] = getattr(status, f"{name}_ns")
         if S_ISDIR(status.st_mode):
             answer["st_nlink"] = 1  # "unknown": else find(1) counts on it
-        elif self.has_others(found := self.real(path)):
-            rest = linux.getxattr(found, REST)
+        elif status.st_nlink > 1:
+            rest = linux.getxattr(self.real(path), REST)
             answer["st_nlink"] += int(rest) - 1 if rest else 0
         answer["st_ino"] = self.number(status)
         return answer
