@@ -31,15 +31,16 @@ with open(sys.argv[1], "rb", buffering=0) as stream:
 """
 
 
-def write_layer(path: Path) -> None:
-    """Write a layer of FILES files whose bytes no file system can share or leave out."""
-    chance, size = random.Random(4), (MEBIBYTES << 20) // FILES
+def write_layer(path: Path, files: int = FILES, mebibytes: int = MEBIBYTES) -> None:
+    """Write a layer of files whose bytes no file system can share or leave out."""
+    chance, size = random.Random(4), (mebibytes << 20) // files
+    each = FILES // FOLDERS
     noise = chance.randbytes(1 << 20)
     with path.open("wb") as file:
         file.write(tar.header(tar.Entry(b"usr/", tar.DIRECTORY, 0o755)))
-        for number in range(FILES):
-            folder = b"usr/%03d/" % (number * FOLDERS // FILES)
-            if number % (FILES // FOLDERS) == 0:
+        for number in range(files):
+            folder = b"usr/%03d/" % (number // each)
+            if number % each == 0:
                 file.write(tar.header(tar.Entry(folder, tar.DIRECTORY, 0o755)))
             entry = tar.Entry(folder + b"%05d" % number, tar.FILE)
             entry.size, entry.mtime, entry.uid = size, 10**18 + number, number % 3

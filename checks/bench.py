@@ -36,6 +36,11 @@ OUTER = ("mnt", "net", "uts", "ipc", "pid", "cgroup")
 """The namespaces that a bench has of its own."""
 OVERLAID = ("/tmp", "/var/tmp", "/var/lib", "/etc", "/root", "/home", "/opt", "/srv")
 """Folders that programs write to: what a runtime leaves there must be seen, and must go."""
+DISK = "disk"
+"""A file system in memory, by itself in the bench's folder, for what runtimes store: an upper layer
+can't be on an overlay, which the other folders are; and what is used of it can be told exactly."""
+SIZE = "size=1g,mode=1777"
+"""Of that: an ordinary user makes a store there, too."""
 UPPERS = "/run/.bench"
 """Where the bench keeps what is written to those folders."""
 
@@ -73,10 +78,10 @@ class Bench:
                 page.add("folder", Path(scratch))
                 os.mkdir(scratch, 0o755)
                 stack.callback(shutil.rmtree, scratch)
-            planted = self._start(stack, scratch)
+            self.canaries = self._start(stack, scratch)
             canary = self.popen(["/bin/sh", "-c", "read wait", nonce()], stdin=subprocess.PIPE)
             stack.callback(_end, canary)
-            self.canaries = replace(planted, process=canary.pid)
+            self.canaries = replace(self.canaries, process=canary.pid)
             self._stack = stack.pop_all()
         return self
 
@@ -126,6 +131,16 @@ class Bench:
     def scratch(self) -> str:
         """Return the bench's own folder for temporary files, outside of ROOT."""
         return os.path.dirname(self.canaries.directory)
+
+    @property
+    def disk(self) -> str:
+        """Return where the bench has a file system that nothing else is on: see DISK."""
+        return os.path.join(self.scratch, DISK)
+
+    @property
+    def store(self) -> str:
+        """Return where runtimes keep images and containers; LABRUN_STORE tells them."""
+        return os.path.join(self.disk, "store")
 
     def see(self, look: Callable[[], T], *, root: bool = False) -> T:
         """Return what `look()` returns on the bench: the host's view."""
@@ -243,7 +258,7 @@ class Bench:
             with visitor.signals_held():
                 return subprocess.Popen(
                     argv,
-                    env={**os.environ, **(environment or {})},
+                    env={**os.environ, "LABRUN_STORE": self.store, **(environment or {})},
                     pass_fds=pass_fds,
                     stdin=stdin,
                     stdout=stdout,
@@ -327,6 +342,8 @@ def _be_bench(bench: Bench, group: Group, scratch: str, hold: int, answer: int) 
         kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
         if not bench.machine:
             scratch = _furnish(bench.root)
+        os.mkdir(os.path.join(scratch, DISK))
+        kernel.mount("disk", os.path.join(scratch, DISK), "tmpfs", data=SIZE)
         proc = bench.root / "proc"
         if proc.is_dir():
             kernel.mount(
@@ -384,7 +401,11 @@ def _furnish(root: Path) -> str:
     if root != Path("/"):
         _copy_on_write(lower, str(root))
     # In a /tmp that stayed the machine's own, the folder would outlive the bench.
-    return tempfile.mkdtemp(prefix="bench-", dir="/tmp" if "/tmp" in throwaway else "/run")
+    scratch = tempfile.mkdtemp(prefix="bench-", dir="/tmp" if "/tmp" in throwaway else "/run")
+    # An ordinary user's runtime has its store in there; and no canary is out of reach for the
+    # folder's sake.
+    os.chmod(scratch, 0o755)
+    return scratch
 
 
 def _copy_on_write(lower: str, place: str) -> None:

@@ -42,8 +42,13 @@ LIMITS = (
     "--device-write-bps",
 )
 """The options of stage 3 that Docker has, too, and spells alike."""
-VALUED = ("--namespaces", "--hostname", "--net", "--ip", "--boottime", *LIMITS, "--net-rate")
-"""The options of stages 2 and 3, as the contract spells them; each has a value."""
+VALUED = (
+    *("--namespaces", "--hostname", "--net", "--ip", "--boottime", *LIMITS, "--net-rate"),
+    "--name",
+)
+"""The options from stage 2 on, as the contract spells them; each has a value."""
+SWITCHES = ("--rm",)
+"""Those that have none."""
 BOOTTIME = "86400"
 """Seconds that are added to the boot-time clock where nothing else is asked for (CONTRACT)."""
 
@@ -59,7 +64,7 @@ class Asked:
 
     namespaces: frozenset[str]
     values: Mapping[str, str]
-    """What stands behind each option of VALUED that was given."""
+    """What stands behind each option of VALUED that was given; "" for one of SWITCHES."""
     rest: Sequence[str]
     """Words of the runtime's own."""
 
@@ -72,6 +77,8 @@ class Asked:
         for word in words:
             if word in VALUED:
                 values[word] = next(words)
+            elif word in SWITCHES:
+                values[word] = ""
             else:
                 rest.append(word)
         for option in values:
@@ -93,6 +100,8 @@ class Runtime:
     """Whether what it runs has a copy of ROOT, as an image is, in place of ROOT itself."""
     has_daemon: bool = False
     """Whether `prepare` starts a daemon, which takes longer than most probes."""
+    has_images: bool = True
+    """Whether it can be asked for images; if not, it has none."""
 
     def __init__(self, command: str) -> None:
         """Take the runtime's command, as a shell would split it."""
@@ -118,6 +127,15 @@ class Runtime:
             root,
             *request.command,
         ]
+
+    def verb(self, words: str, operands: Sequence[str], bench: Bench) -> list[str]:
+        """Return the command line of another command than `run`, such as `image import`.
+
+        The words and what follows are the contract's. Raises Unsupported.
+        """
+        if not self.has_images:
+            unsupported(self, f"`{words}`")
+        return [*shlex.split(self.name), *words.split(), *operands]
 
     def environment(self, request: Request) -> Mapping[str, str]:
         """Return what is added to the runtime's own environment."""

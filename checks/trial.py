@@ -136,6 +136,20 @@ class Container:
         """Say whether the command still runs."""
         return alive(self.pid)
 
+    def end(self) -> None:
+        """Have the command end by itself, and wait until its runtime has ended, too.
+
+        Raises NotStarted where that takes too long.
+        """
+        assert self.process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(b"\n")
+            self.process.stdin.flush()
+        try:
+            self.process.wait(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise NotStarted(say("runtime.not_ended", seconds=PATIENCE)) from None
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -176,19 +190,20 @@ class Trial:
         options: Sequence[str] = (),
         line: str = "",
         watch: Watch | None = None,
+        root: str = "",
     ) -> Iterator[Container]:
         """Start a shell that says so, runs `script` and waits, and find it among the processes.
 
         `line` is another line for the shell, which says so, and waits, in a child that it forks.
         `watch` is called with the runtime and the command's arguments as soon as the runtime runs.
-        Raises NotStarted with what the runtime said,
-        NoSuchOption where it knows no such option.
+        `root` is another ROOT than the bench's, or an image.
+        Raises NotStarted with what the runtime said, NoSuchOption where it knows no such option.
         """
         name = nonce("command")
         # The shell waits in a builtin: no other program need be in ROOT, and it is never replaced.
         usual = f'echo "$0"; {script or ":"}; read wait'
         command = ["/bin/sh", "-c", line or usual, name]
-        request = Request(command, workdir=workdir, options=options)
+        request = Request(command, workdir=workdir, options=options, root=root)
         pipe = subprocess.PIPE
         process = self.popen(request, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=pass_fds)
         try:

@@ -1,6 +1,8 @@
 """`labrun clean`: remove what a killed run left, and nothing that is not known to be ours.
 
-What a check or a demo makes is in the ledger. What the runtimes share (labs/shared.py) is tagged.
+What a check or a demo makes is in the ledger. What the runtimes share (labs/shared.py) is tagged,
+and so is what one was to remove from the store of images (labs/stores.py). Devices of that store
+(labs/devices.py) are ours by the files that they are made of.
 """
 
 import os
@@ -10,7 +12,7 @@ from pathlib import Path
 import typer
 
 from checks import ledger
-from labs import privilege, shared, texts
+from labs import devices, privilege, shared, stores, texts
 from labs.errors import FAILED
 
 
@@ -21,6 +23,7 @@ def command(*, yes: bool, dry_run: bool) -> int:
     with ledger.abandoned() as pages:
         groups = shared.empty_groups()
         left = [str(path) for page in pages for _, path in page.left()] + groups
+        left += stores.left() + devices.unused()
         for path in left:
             print(texts.say("clean.would" if dry_run else "clean.left", path=path))
         for thing in shared.unused():
@@ -35,7 +38,7 @@ def command(*, yes: bool, dry_run: bool) -> int:
         failed = 0
         # rmdir(2) refuses a group that a container has taken in the meantime.
         removals = [page.remove for page in pages] + [Path(group).rmdir for group in groups]
-        for remove in [*removals, shared.remove]:
+        for remove in [*removals, stores.remove, devices.remove, shared.remove]:
             try:
                 remove()
             except OSError as error:

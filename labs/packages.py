@@ -14,8 +14,8 @@ from labs.errors import CANNOT, FAILED, Refused
 POLICY = Path("/usr/sbin/policy-rc.d")
 """Asked by Debian's packages before they start a service; 101 forbids it (invoke-rc.d(8))."""
 
-DAEMONS = ("dockerd", "containerd")
-UNITS = ("docker.service", "docker.socket", "containerd.service")
+DAEMONS = ("dockerd", "containerd", "docker-registry")
+UNITS = ("docker.service", "docker.socket", "containerd.service", "docker-registry.service")
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,11 @@ PEERS = [
     Package("podman", "podman", "the peer @podman"),
     # What makes Podman's network; iptables, which it runs, comes with docker.io.
     Package("netavark", "/usr/lib/podman/netavark", "the network of @podman"),
+    Package("docker-registry", "docker-registry", "a registry to fetch images from and send to"),
+    Package("skopeo", "skopeo", "another program that does that, to compare"),
+    Package("umoci", "umoci", "another that reads OCI layouts"),
 ]
-"""The runtimes that the checks are calibrated on."""
+"""The runtimes that the checks are calibrated on, and what images are exchanged with."""
 
 BROWSER = [
     Package("chromium", "chromium", "the site's pages, in a real browser"),

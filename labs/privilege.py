@@ -16,7 +16,7 @@ from labs.errors import CANNOT, Refused
 from labs.paths import CHECKOUT
 
 KEPT = (
-    *("LABRUN_PYTHON", "LABRUN_CACHE", "LABRUN_TRACE", "XDG_STATE_HOME"),
+    *("LABRUN_PYTHON", "LABRUN_CACHE", "LABRUN_STORE", "LABRUN_TRACE", "XDG_STATE_HOME"),
     *("NO_COLOR", "FORCE_COLOR", "CI"),
 )
 """What sudo would drop, and labrun needs. LABRUN_VENV is always said."""

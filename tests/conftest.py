@@ -54,3 +54,9 @@ def stage2() -> str:
 def stage3() -> str:
     """Return the command `stage3` of this environment."""
     return str(Path(sys.executable).with_name("stage3"))
+
+
+@pytest.fixture(scope="session")
+def stage4() -> str:
+    """Return the command `stage4` of this environment."""
+    return str(Path(sys.executable).with_name("stage4"))

@@ -1,5 +1,6 @@
 """What checks/peers.toml says of the programs that nobody here wrote."""
 
+import fnmatch
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,4 +24,11 @@ def known(peer: str, found: Mapping[str, str]) -> dict[str, str]:
     Only what is found may choose which version this is.
     """
     others = FACTS[peer].get("elsewhere", {})
-    return verdicts(peer) | {axis: other for axis, other in others.items() if found[axis] == other}
+    return verdicts(peer) | {
+        axis: other for axis, other in others.items() if found.get(axis) == other
+    }
+
+
+def meant(peer: str, reason: str) -> list[str]:
+    """Return the axes that a reason is for: one, or with `cow.*` all that begin so."""
+    return [axis for axis in verdicts(peer) if fnmatch.fnmatchcase(axis, reason)]

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from checks import kernel
@@ -20,6 +21,9 @@ STORE = "size=512m,mode=711"
 """Where the daemon keeps its data: in memory, for an overlay can't be stacked on the bench's."""
 
 
+XATTRS = ("--xattrs", "--xattrs-include=*")
+
+
 class Docker(Runtime):
     """`docker run`, with a daemon on the bench: started once, and gone with the bench."""
 
@@ -30,7 +34,7 @@ class Docker(Runtime):
         """Take the peer's name; the daemon is started where it is tried."""
         super().__init__(command)
         self._base = ""
-        self._image = ""
+        self._images: dict[str, str] = {}
 
     def prepare(self, bench: Bench) -> None:
         """Start the daemon on the bench, and give it ROOT as an image.
@@ -55,27 +59,45 @@ class Docker(Runtime):
         bench.keep(daemon)
         if not dockerd.answers(bench.path(base), lambda: daemon.poll() is None, START):
             raise Unsupported(say("runtime.no_daemon", said=dockerd.last_words(log)))
-        self._base, self._image = base, self._import(bench, base)
+        self._base = base
+        self._images = {str(bench.root): self._import(bench, str(bench.root), "root:bench")}
 
     def argv(self, request: Request, bench: Bench) -> list[str]:
         """Return `docker run IMAGE COMMAND`."""
-        asked = Asked.of(self, request, "--namespaces", "--hostname", "--net", *LIMITS)
+        known = ("--namespaces", "--hostname", "--net", *LIMITS, "--name", "--rm")
+        asked = Asked.of(self, request, *known)
         if "user" in asked.namespaces:
             # It is the daemon's option, for all of its containers (--userns-remap).
             unsupported(self, "--namespaces user")
         words = engine.options(self, asked, request)
         self.prepare(bench)
-        # A ROOT that is none is an image that isn't there.
-        known = not request.root or request.root == str(bench.root)
-        image = self._image if known else nonce("no-image")
+        image = self._image(bench, request.root or str(bench.root))
         run = [*dockerd.client(self._base), "run", "--pull=never"]
         return [*run, *words, *asked.rest, image, *request.command]
 
-    def _import(self, bench: Bench, base: str) -> str:
-        """Make an image of ROOT, which needs no registry; return its name."""
-        image = "root:bench"
+    def verb(self, words: str, operands: Sequence[str], bench: Bench) -> list[str]:
+        """Return `docker load`, and so on."""
+        self.prepare(bench)
+        # BuildKit is a service of its own in newer versions, and asks registries.
+        docker = ["env", "DOCKER_BUILDKIT=0", *dockerd.client(self._base)]
+        return [*docker, *engine.verb(self, words, operands)]
+
+    def _image(self, bench: Bench, root: str) -> str:
+        """Return the image for a ROOT, made of it where it is a directory that is new."""
+        if not root.startswith("/"):
+            return root
+        if root not in self._images:
+            # A ROOT that is none is an image that isn't there.
+            if not os.path.isdir(bench.path(root)):
+                return nonce("no-image")
+            self._images[root] = self._import(bench, root, f"root:{len(self._images)}")
+        return self._images[root]
+
+    def _import(self, bench: Bench, root: str, image: str) -> str:
+        """Make an image of a directory, which needs no registry; return its name."""
+        base = self._base
         # One file system: the bench has mounted /proc in ROOT.
-        pack = ["tar", "--one-file-system", "--numeric-owner", "-C", str(bench.root), "-c", "."]
+        pack = ["tar", "--one-file-system", "--numeric-owner", "-C", root, *XATTRS, "-c", "."]
         tar = bench.popen(pack, stdout=subprocess.PIPE)
         bench.keep(tar)
         assert tar.stdout

@@ -1,6 +1,7 @@
 """What Docker and Podman, the container engines, have in common: options, and what they need."""
 
 import os
+from collections.abc import Sequence
 
 from checks import kernel
 from checks.bench import Bench
@@ -38,9 +39,25 @@ def options(runtime: Runtime, asked: Asked, request: Request) -> list[str]:
     cgroup = "cgroup" in with_cgroup(asked.namespaces)
     words += ["--cgroupns", "private" if cgroup else "host"]
     words += ["--network", "none"] if asked.values.get("--net") == "none" else []
-    for option in ("--hostname", "--ip", *LIMITS):
+    for option in ("--hostname", "--ip", *LIMITS, "--name"):
         words += [option, asked.values[option]] if option in asked.values else []
     words += ["--workdir", request.workdir] if request.workdir else []
     for name, value in request.environment.items():
         words += ["--env", f"{name}={value}"]
     return words
+
+
+def verb(runtime: Runtime, words: str, operands: Sequence[str]) -> list[str]:
+    """Return what both engines call a command for images. Raises Unsupported.
+
+    They find an image's name in the tar that they load.
+    """
+    called: list[str] = []
+    match words, operands:
+        case "image import", [file, _] if file.endswith(".tar"):
+            called = ["load", "--input", file]
+        case "image export", [name, file] if file.endswith(".tar"):
+            called = ["save", "--output", file, name]
+        case "image rm" | "build" | "commit" | "diff", _:
+            called = [*words.split(), *operands]
+    return called or unsupported(runtime, f"`{words} {' '.join(operands)}`")

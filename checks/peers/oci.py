@@ -94,6 +94,7 @@ class Oci(Runtime):
     """What the runtimes of this kind have in common; their network is `lo` alone."""
 
     networks = ("none", "host")
+    has_images = False
     program: ClassVar[str]
     listed: ClassVar[frozenset[str]] = frozenset()
     """The namespaces of a version that is too old to list them itself."""

@@ -11,6 +11,8 @@ from checks.words import say
 class Host(Runtime):
     """No runtime at all: the command runs on the host. What the others are compared with."""
 
+    has_images = False
+
     def argv(self, request: Request, bench: Bench) -> list[str]:
         """Return the command, behind env(1), which says 126 and 127 as a shell does."""
         refuse(self, request, "workdir", "options", "root")
@@ -68,6 +70,7 @@ class Bwrap(Runtime):
     """bwrap(1), bubblewrap: its mount namespace is always new, its network is `lo` alone."""
 
     networks = ("none", "host")
+    has_images = False
 
     def argv(self, request: Request, bench: Bench) -> list[str]:
         """Return `bwrap … --bind ROOT / … COMMAND`."""

@@ -33,8 +33,8 @@ network_config_dir = "{home}/networks"
 """
 STORAGE = """\
 [storage]
-driver = "vfs"
-graphroot = "{home}/storage"
+driver = "overlay"
+graphroot = "{disk}/podman"
 runroot = "{home}/run"
 """
 
@@ -61,7 +61,12 @@ class Podman(Runtime):
             raise Unsupported(say("runtime.not_installed", program="crun"))
         os.mkdir(bench.path(home))
         self._runtime, self._home = runtimes[0], home
-        settings = {"home": home, "runtime": self._runtime, "ulimits": _ulimits()}
+        settings = {
+            "home": home,
+            "disk": bench.disk,
+            "runtime": self._runtime,
+            "ulimits": _ulimits(),
+        }
         for name, text in (("containers.conf", CONTAINERS), ("storage.conf", STORAGE)):
             file = Path(bench.path(home), name)
             file.write_text(text.format(**settings), encoding="utf-8")
@@ -69,18 +74,33 @@ class Podman(Runtime):
     def argv(self, request: Request, bench: Bench) -> list[str]:
         """Return `podman run --rootfs ROOT COMMAND`, behind the settings of its own."""
         self.prepare(bench)
-        asked = Asked.of(self, request, "--namespaces", "--hostname", "--net", "--ip", *LIMITS)
+        known = ("--namespaces", "--hostname", "--net", "--ip", *LIMITS, "--name", "--rm")
+        asked = Asked.of(self, request, *known)
         words = [*engine.options(self, asked, request), *_user(asked)]
         if "--network" not in words and not _has_network():
             words += ["--network", "none"]
+        root = request.root or str(bench.root)
+        return [
+            *self._podman(),
+            # Its own limit on processes asks for a controller that the bench's group may not have.
+            *("run", *([] if "--pids-limit" in words else ["--pids-limit=-1"])),
+            *("--cgroups=no-conmon", "--cgroup-parent=/", *words, *asked.rest),
+            *(["--rootfs"] if root.startswith("/") else ["--pull=never"]),
+            *(root, *request.command),
+        ]
+
+    def verb(self, words: str, operands: Sequence[str], bench: Bench) -> list[str]:
+        """Return `podman load`, and so on."""
+        self.prepare(bench)
+        return [*self._podman(), *engine.verb(self, words, operands)]
+
+    def _podman(self) -> list[str]:
+        """Return the program's name, behind the settings of its own."""
         return [
             "env",
             f"CONTAINERS_CONF={self._home}/containers.conf",
             f"CONTAINERS_STORAGE_CONF={self._home}/storage.conf",
-            # Its own limit on processes asks for a controller that the bench's group may not have.
-            *("podman", "run", *([] if "--pids-limit" in words else ["--pids-limit=-1"])),
-            *("--cgroups=no-conmon", "--cgroup-parent=/", *words, *asked.rest),
-            *("--rootfs", request.root or str(bench.root), *request.command),
+            "podman",
         ]
 
 

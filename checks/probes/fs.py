@@ -1,13 +1,15 @@
 """Files: the root, the working directory, open descriptors, mounts, and the classic way out."""
 
+import contextlib
 import errno
 import fcntl
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from checks import kernel
-from checks.bench import tree
+from checks.bench import Bench, tree
 from checks.canaries import nonce
 from checks.model import Finding
 from checks.mounts import Mount, parse
@@ -44,31 +46,80 @@ def reaches(path: str, secret: str) -> bool:
 
 @probe("fs.root")
 def root(trial: Trial) -> Finding:
-    """A canary outside ROOT cannot be reached, and `/` inside is ROOT itself."""
+    """A canary outside ROOT cannot be reached, and `/` inside is ROOT, or lies on top of it."""
     bench, canaries = trial.bench, trial.bench.canaries
-    with trial.started() as container:
+    copied = trial.runtime.copies_root
+    # On a machine that is somebody's own, ROOT is, too: it is left alone.
+    marked = contextlib.nullcontext("") if copied or bench.machine else _mark(bench)
+    with marked as mark, trial.started() as container:
         inside = inode(f"/proc/{container.pid}/root/")
         wanted = inode(bench.path(bench.root))
-        strays = _strange(trial, container.pid) if trial.runtime.copies_root else ["/"]
+        on_top = _own_mount(container.pid) if inside != wanted else ""
+        strays = ["/"] if inside != wanted else []
+        if on_top or copied:
+            strays = _strange(trial, container.pid)
+            if mark and not _same(mark, bench, container.pid):
+                strays.append(mark)
         paths = [canaries.file, "/" + "../" * 40 + canaries.file.lstrip("/")]
         reached = container.visit(lambda: [p for p in paths if reaches(p, canaries.secret)])
     # Also by a program of ROOT's own: a runtime may treat the shell better than other commands.
     if canaries.secret.encode() in trial.run(Request(["/bin/cat", canaries.file])).stdout:
         reached.append(canaries.file)
+    facts = {"pid": container.pid, "inside": named(inside)}
     if inside == wanted:
-        where = say("fs.root_same", pid=container.pid, inside=named(inside))
-    elif not strays:
-        where = say("fs.root_copy", pid=container.pid, inside=named(inside))
+        where = say("fs.root_same", **facts)
+    elif strays == ["/"]:
+        where = say("fs.root_other", wanted=named(wanted), **facts)
+    elif strays:
+        where = say("fs.root_strange", file=strays[0], count=len(strays), **facts)
+    elif copied:
+        where = say("fs.root_copy", **facts)
+    elif mark:
+        where = say("fs.root_marked", type=on_top, file=mark, **facts)
     else:
-        where = say("fs.root_other", pid=container.pid, inside=named(inside), wanted=named(wanted))
+        where = say("fs.root_on_top", type=on_top, **facts)
     if reached:
         return wall(False, where, say("fs.canary_read", path=reached[0]))
-    isolated = inside == wanted or not strays
-    return wall(isolated, where, say("fs.canary_shut", path=canaries.file))
+    return wall(not strays, where, say("fs.canary_shut", path=canaries.file))
+
+
+@contextlib.contextmanager
+def _mark(bench: Bench) -> Iterator[str]:
+    """Put a new file into ROOT; give its path there.
+
+    Nobody can have a copy of it from before.
+    """
+    name = nonce("mark")
+    place = Path(bench.path(bench.root), name)
+    with place.open("x", encoding="ascii") as file:
+        file.write(nonce())
+    try:
+        yield f"/{name}"
+    finally:
+        place.unlink()
+
+
+def _same(name: str, bench: Bench, pid: int) -> bool:
+    """Say whether a file of ROOT's is in the container, byte for byte."""
+    try:
+        inside = Path(f"/proc/{pid}/root{name}").read_bytes()
+    except OSError:
+        return False
+    return inside == Path(bench.path(bench.root) + name).read_bytes()
+
+
+def _own_mount(pid: int) -> str:
+    """Return the type of the file system that a process's root is a mount of; "" where it is none.
+
+    An overlay's directories have a device of their own, and so has what another driver mounts.
+    """
+    device = os.stat(f"/proc/{pid}/root/").st_dev
+    table = parse(os.fsdecode(Path(f"/proc/{pid}/mountinfo").read_bytes()))
+    return next((m.type for m in reversed(table) if (m.point, m.device) == ("/", device)), "")
 
 
 def _strange(trial: Trial, pid: int) -> list[str]:
-    """Return which files of ROOT's are others in a container that has a copy of it.
+    """Return which files of ROOT's are others in a container that has no ROOT itself for root.
 
     What is mounted over, such as /proc and /etc/hosts, is the runtime's.
     """

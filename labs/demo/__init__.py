@@ -14,7 +14,8 @@ from labs.errors import CANNOT, FAILED, USAGE, Refused
 from labs.texts import say
 
 if TYPE_CHECKING:
-    from labs.demo.engine import Engine, Played
+    from labs.demo.engine import Engine
+    from labs.demo.played import Played
     from labs.demo.script import Demo, Step
 
 

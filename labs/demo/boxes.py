@@ -16,7 +16,7 @@ from rich.text import Text
 from checks.runtimes import NAMESPACES
 from checks.trial import Ended
 from labs.demo import plots
-from labs.demo.engine import Played, Side
+from labs.demo.played import Played, Side
 from labs.demo.quantity import seconds
 from labs.demo.screen import Screen
 from labs.demo.script import Places
@@ -32,6 +32,8 @@ FRAME = 4
 MARK = "> "
 FLAGS = ("--explain",)
 """Options without a value, which set no limit: they are in no title."""
+NAMED = ("root", "group", "upper", "other", "lower", "store")
+"""The places that a command shows by their names, those inside others first."""
 STEADY = 3.0
 """Seconds that a plot has room for from its beginning."""
 
@@ -256,7 +258,7 @@ def _typed(command: Sequence[str], places: Places) -> list[str]:
         lines = command[2].strip().splitlines()
     else:
         lines = [" ".join(w if w == "…" else shlex.quote(w) for w in command)]
-    for name in ("root", "group"):
+    for name in NAMED:
         lines = [line.replace(places.get(name) or "\0", name.upper()) for line in lines]
     return lines
 

@@ -1,11 +1,10 @@
 """The engine: it plays a step, on the host and in the container, and measures what came of it."""
 
 import os
-import re
 import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +17,10 @@ from checks.runtimes import NAMESPACES, Request, Runtime, Unsupported
 from checks.trial import Ended, NotStarted, Trial
 from checks.visitor import Hindered
 from labs import gauge
-from labs.demo import ground, judge, measure, picture, trees
+from labs.demo import ground, judge, measure, picture, proof, trees
+from labs.demo.layered import Layered
 from labs.demo.measure import Measured
+from labs.demo.played import Links, Played, Side
 from labs.demo.script import PLACE, Beside, Demo, Places, Plot, Step, fill
 from labs.demo.trace import Call, calls
 from labs.errors import CANNOT, FAILED, USAGE, Refused
@@ -30,81 +31,6 @@ HOST = "@host"
 KINDS = (*NAMESPACES, *(kind for kind in kernel.NAMESPACES if kind not in NAMESPACES))
 """The namespaces that a stage makes unasked, then the others."""
 NOT_FOUND = 127
-
-
-@dataclass(frozen=True)
-class Side:
-    """One place where the step's command ran: the host, a stage, a stage with options."""
-
-    stage: str
-    """`""` for the host."""
-    options: Sequence[str]
-    command: Sequence[str]
-    ended: Ended
-    measured: Measured | None = None
-    """What was counted meanwhile, where that is plotted."""
-    title: str = ""
-    """What it is called, where that isn't said by the stage and its options."""
-
-
-@dataclass(frozen=True)
-class Links:
-    """One kind of namespace: which the host is in, and which the container."""
-
-    host: str
-    container: str
-
-    @property
-    def new(self) -> bool:
-        """Say whether the container has one of its own."""
-        return self.host != self.container
-
-
-@dataclass(frozen=True)
-class Played:
-    """A step, and what happened."""
-
-    step: Step
-    places: Places
-    sides: Sequence[Side]
-    """The host first, the container last; between them what the step compares with."""
-    findings: Mapping[str, Finding]
-    """What was found on the step's axis (`""` where it has none), then on its further axes."""
-    calls: Sequence[Call] = ()
-    links: Mapping[str, Links] = field(default_factory=dict)
-    """The namespaces by their kind, where the demo shows them."""
-    networks: picture.Networks | None = None
-    """What there is to draw, where the step has a picture."""
-    before: Verdict | None = None
-    """The verdict without the limit, where the step has measured that itself."""
-
-    @property
-    def host(self) -> Side:
-        """Return the host's side."""
-        return self.sides[0]
-
-    @property
-    def container(self) -> Side:
-        """Return the container's side."""
-        return self.sides[-1]
-
-    @property
-    def finding(self) -> Finding:
-        """Return what was found in all; where one verdict isn't the expected one, that one."""
-        found = list(self.findings.values())
-        surprising = [each for each in found if each.verdict is not self.step.expected]
-        evidence = tuple(fact for each in found for fact in each.evidence)
-        return Finding((surprising or found)[0].verdict, evidence)
-
-    @property
-    def as_expected(self) -> bool:
-        """Say whether each verdict is the one that the stage is known for."""
-        return self.finding.verdict is self.step.expected
-
-    @property
-    def marked(self) -> re.Pattern[str] | None:
-        """Return the pattern of the output's lines that matter, if the step has one."""
-        return re.compile(fill(self.step.mark, self.places)) if self.step.mark else None
 
 
 Watch = Callable[[Played], None]
@@ -168,6 +94,7 @@ class Engine:
         self.chosen = chosen
         self.demo = demo
         self.host = Trial(runtime(HOST), bench)
+        self.layered = Layered(chosen, bench, demo.stage, self._outside)
         # Only one that keeps the contract knows `--trace`; an adapter's program does not.
         self.traces = type(chosen) is Runtime
         canaries = bench.canaries
@@ -186,6 +113,8 @@ class Engine:
 
     def play(self, step: Step, watch: Watch = lambda growing: None) -> Played:
         """Run a step's command on each side, and have its axes measured."""
+        if step.looks in proof.PROOFS:
+            return self._proved(step)
         if step.plot and step.looks:
             return self._accounts(step, step.plot)
         if step.plot:
@@ -312,8 +241,27 @@ class Engine:
         calls = self._calls(trial, Request(["/bin/sh", "-c", ":"]))
         return Played(step, self.places, sides, {"": found}, calls)
 
+    def _proved(self, step: Step) -> Played:
+        """Run a step on the demo's image, and look at what that made of its layers."""
+        axes = (step.axis, *step.also)
+        try:
+            sides, stacks, places, findings = self.layered.play(step, self.places)
+            calls = self._calls(self.trial(step), Request(["/bin/sh", "-c", ":"]))
+        except (NotStarted, Unsupported, Hindered, OSError) as error:
+            here = not isinstance(error, NotStarted)
+            kind = Verdict.UNKNOWN if here else Verdict.BROKEN
+            failed = Ended(NOT_FOUND, b"", str(error).encode())
+            command = step.command or step.turns[-1].command
+            sides = [Side("", (), command, failed), Side(self.demo.stage, (), command, failed)]
+            findings = {axis: Finding(kind, (str(error),)) for axis in axes}
+            return Played(step, self.places, sides, findings)
+        drawn = stacks[-1] if stacks and step.picture else None
+        return Played(step, places, sides, findings, calls, layers=drawn)
+
     def trial(self, step: Step) -> Trial:
         """Return the runtime on its bench, as the step asks for it."""
+        if step.looks in proof.PROOFS:
+            return self.layered.trial(step.options)
         # A step's own disk is there only while it is played.
         known = [word for word in step.options if not PLACE.search(fill(word, self.places))]
         whole = len(known) == len(step.options)

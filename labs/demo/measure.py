@@ -157,7 +157,7 @@ def measure(
         before = len(container.heard)
         words = around.hello(container)
         readings.append(around.counted(gauge.read(groups, container.pid, around=True)))
-        _tell(container, words)
+        tell(container, words)
         over, until = False, readings[0].at + plot.seconds * (pace() if plot.ends else 1)
         while readings[-1].at < until:
             due = readings[-1].at + TICK
@@ -181,7 +181,8 @@ def measure(
         return _as(ended, name), so_far(not over)
 
 
-def _tell(container: Container, words: str) -> None:
+def tell(container: Container, words: str) -> None:
+    """Write a line to a command's stdin; one that has ended needs none."""
     assert container.process.stdin
     with suppress(BrokenPipeError):
         container.process.stdin.write(f"{words}\n".encode())
@@ -211,7 +212,7 @@ def _finish(container: Container, before: int, end: str, over: bool) -> Ended:
     """Let the command end, and return what it said and how it ended."""
     process = container.process
     if over:
-        _tell(container, "end")
+        tell(container, "end")
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=ENDING)
     stdout = bytes(container.heard[before:]) + _rest(process.stdout)

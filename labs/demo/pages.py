@@ -11,8 +11,9 @@ from rich.text import Text
 
 from checks.model import Verdict
 from labs import verdicts
-from labs.demo import boxes, picture
-from labs.demo.engine import Played
+from labs.demo import boxes, picture, stack
+from labs.demo.played import Played
+from labs.demo.proof import PROOFS
 from labs.demo.screen import Screen
 from labs.demo.script import Demo, Places, Step
 from labs.demo.trace import called, those
@@ -25,8 +26,8 @@ NUMBERED = re.compile(r":\[\d+\]|/proc/\d+/")
 """What differs between two containers in what is said of both."""
 FEWEST, MOST = 4, 14
 """Lines of output that a box shows: on a low screen, and on one as high as can be."""
-PLOTTED = 11
-"""Lines that a plot should have before there is room for all facts."""
+PLOTTED, PROVED = 11, 10
+"""Lines that a plot, or what lies in a container's layers, should have before all facts have."""
 
 
 def head(screen: Screen, demo: Demo, right: str, root: str) -> Blocks:
@@ -101,7 +102,11 @@ def result(
         *((short, [], few, did) for few in range(min(every, 4), 0, -1)),
         (short, [], 1, []),
     ]
-    least = [PLOTTED, FEWEST] if done.step.plot and screen.plots else [FEWEST]
+    least = [FEWEST]
+    if done.step.looks in PROOFS:
+        least.insert(0, PROVED)
+    elif done.step.plot and screen.plots:
+        least.insert(0, PLOTTED)
     for fewest, (top, gap, facts, by) in product(least, ways):
         rest = [*verdict(screen, done, facts), *by, *gap, *why]
         room = MOST
@@ -168,8 +173,10 @@ def telling(done: Played, most: int) -> list[str]:
 def _did(screen: Screen, demo: Demo, done: Played) -> Blocks:
     """Return the system calls that did it, as they were seen in a run, and what is new by them."""
     label = say("demo.did")
-    if not done.calls:
-        blocks: Blocks = [screen.prose(say("demo.no_calls"), label)]
+    if not did_it(done):
+        blocks: Blocks = []
+    elif not done.calls:
+        blocks = [screen.prose(say("demo.no_calls"), label)]
     else:
         shown, missing = did(demo, done)
         text = " · ".join(shown)
@@ -179,6 +186,14 @@ def _did(screen: Screen, demo: Demo, done: Played) -> Blocks:
     if done.links:
         blocks.append(screen.prose(split(done), say("demo.namespaces")))
     return blocks
+
+
+def did_it(done: Played) -> bool:
+    """Say whether it is system calls of one run that a step is about.
+
+    A script starts the runtime more than once, and not only to run a container.
+    """
+    return not done.step.turns or bool(done.step.calls)
 
 
 def split(done: Played) -> str:
@@ -235,7 +250,11 @@ def facts(screen: Screen, demo: Demo, done: Played) -> Blocks:
     page.append(screen.prose(say("demo.facts")))
     for axis, finding in done.findings.items():
         page.append(
-            Text.assemble((axis, "bold"), " " if axis else "", screen.sign(finding.verdict))
+            Text.assemble(
+                (axis, "bold"),
+                " " if axis else "",
+                screen.sign(finding.verdict, axis=bool(axis)),
+            )
         )
         page += [screen.prose(fact, " ") for fact in finding.evidence]
     if done.links:
@@ -248,7 +267,10 @@ def facts(screen: Screen, demo: Demo, done: Played) -> Blocks:
 
 
 def drawn(screen: Screen, done: Played) -> Blocks:
-    """Return the picture of a step's networks."""
+    """Return the picture of a step's networks, or of its container's layers."""
+    if done.layers:
+        lines = stack.draw(done.layers, screen.width, spells=screen.spells)
+        return [Text("\n".join(lines), no_wrap=True), screen.prose(say("demo.stack"), style="dim")]
     if not done.networks:
         return [screen.prose(say("demo.no_picture"))]
     lines = picture.draw(done.networks, screen.width, spells=screen.spells)

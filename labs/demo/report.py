@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from checks.trial import Ended
-from labs.demo.engine import Played, Side
+from labs.demo.played import Played, Side
 from labs.errors import FAILED, Refused
 from labs.texts import say
 

@@ -109,10 +109,13 @@ class Screen:
             written.append_text(line)
         return written
 
-    def sign(self, verdict: Verdict) -> Text:
-        """Return a verdict's sign and word; the word alone where signs can't be spelled."""
+    def sign(self, verdict: Verdict, *, axis: bool = False) -> Text:
+        """Return a verdict's sign and word; the word alone where signs can't be spelled.
+
+        On an `axis` it is what the judges say.
+        """
         sign, _, style = SIGNS[verdict]
         # A step's promise is that something comes out as it was said to.
         promise = {Verdict.KEPT: "demo.verdict_kept", Verdict.BROKEN: "demo.verdict_broken"}
-        said = say(promise[verdict]) if verdict in promise else word(verdict)
+        said = word(verdict) if axis or verdict not in promise else say(promise[verdict])
         return Text(f"{sign} {said}" if self.spells else said, style=f"bold {style}")

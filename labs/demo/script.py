@@ -78,6 +78,19 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """One of several runs of a script on the host: what it is called, and what differs."""
+
+    title: Words
+    command: Sequence[str] = ()
+    """What runs, where that isn't the step's command."""
+    anew: bool = False
+    """Whether it begins with the images as they were at first, and no container."""
+    places: Places = field(default_factory=dict)
+    """What its `{places}` are, beside those of every step."""
+
+
+@dataclass(frozen=True)
 class Step:
     """One step: what is asked, what is run, what is measured, and why it came out so."""
 
@@ -117,11 +130,14 @@ class Step:
     calls: Sequence[str] = ()
     """The system calls that matter here, where they aren't the demo's."""
     picture: bool = False
-    """Whether there is a network to draw."""
+    """Whether there is a network, or a stack of layers, to draw."""
     plot: Plot | None = None
     """What there is to plot."""
     looks: str = ""
-    """What is read of the container's groups in place of its output: `trees` or `accounts`."""
+    """What is read beside its output: of the container's groups, `trees` or `accounts`; of an
+    image's layers, one of the proofs (proof.py): then it runs on an image of the demo's own."""
+    turns: Sequence[Turn] = ()
+    """The runs of a script that calls the runtime itself, on the host, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +209,8 @@ def _step(row: dict[str, Any]) -> Step:
         row["beside"] = [Beside(**each) for each in row["beside"]]
     if "plot" in row:
         row["plot"] = Plot(**row["plot"])
+    if "turns" in row:
+        row["turns"] = [Turn(**_worded(each)) for each in row["turns"]]
     return Step(choices=choices, **_worded(row))
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from checks.model import Verdict
 from labs import progress
 from labs.demo import pages, shell, summary
-from labs.demo.engine import Engine, Played
+from labs.demo.engine import Engine
 from labs.demo.keys import (
     AGAIN,
     BACK,
@@ -26,6 +26,7 @@ from labs.demo.keys import (
     SHELL,
     Keys,
 )
+from labs.demo.played import Played
 from labs.demo.screen import Screen
 from labs.demo.script import Demo, Step
 from labs.texts import say

@@ -12,12 +12,12 @@ from rich.text import Text
 from checks.model import Verdict, axes
 from labs import texts
 from labs.demo import pages
-from labs.demo.engine import Played
+from labs.demo.played import Played
 from labs.demo.screen import Screen
 from labs.demo.script import Demo, exists
 from labs.texts import say
 
-CLOSED = (Verdict.ISOLATED, Verdict.LIMITED)
+CLOSED = (Verdict.ISOLATED, Verdict.LIMITED, Verdict.KEPT)
 """The verdicts on an axis that a stage has closed."""
 TITLED = 110
 """Columns from which the table says what each axis is."""
@@ -113,8 +113,8 @@ def _table(screen: Screen, rows: Sequence[Row]) -> Table:
         cells = [
             Text(f"{family}." + ", ".join([first, *more]), style="bold"),
             *([Text(row.title[texts.language()])] if titled else []),
-            screen.sign(before),
-            screen.sign(after),
+            screen.sign(before, axis=True),
+            screen.sign(after, axis=True),
         ]
         table.add_row(*cells, *([Text(closes)] if leaks else []))
     return table

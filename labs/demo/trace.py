@@ -13,6 +13,12 @@ GROUP = re.compile(r'"/[^"]*/(?=labrun-run-[0-9a-f]+")|"/[^"]*/labrun-run-[0-9a-
 """Where a container's group is: what tells is the file in it."""
 
 
+STACKED = re.compile(
+    r'(?<=")/[^"]*/containers/[0-9a-f]+/\w+(?=/)|(?<=(?:upper|lower)dir=)[^,"]+|(?<=workdir=)[^,"]+'
+)
+"""Where a container's directories are: what tells is which they are for."""
+
+
 @dataclass(frozen=True)
 class Call:
     """One system call: which process made it, its arguments, and its result ("" for none)."""
@@ -34,6 +40,7 @@ class Call:
         """
         words = IDLE.sub("", self.arguments.partition(", [")[0]).replace(f'"{root}"', '"ROOT"')
         words = GROUP.sub(r'"…/', words)
+        words = STACKED.sub("…", words).replace("metacopy=off,", "")
         flag = wanted.partition("(")[2]
         if flag in (flags := words.split("|")) and len(flags) > 1:
             words = f"…|{flag}"

@@ -42,13 +42,13 @@ def bar(words: Sequence[str], width: int) -> list[str]:
 
 
 def _pieces(word: str, width: int) -> list[str]:
-    """Cut a word that is wider than a line, behind a `|` where it has one."""
+    """Cut a word that is wider than a line, behind a `|` or a comma where it has one."""
     pieces: list[str] = []
     piece = ""
     for character in word:
         if piece and cell_len(piece + character) > width:
-            flags, bar, rest = piece.rpartition("|")
-            pieces.append(flags + bar or rest)
-            piece = rest if bar else ""
+            cut = max(piece.rfind("|"), piece.rfind(",")) + 1
+            pieces.append(piece[:cut] or piece)
+            piece = piece[cut:] if cut else ""
         piece += character
     return [*pieces, piece] if piece else pieces

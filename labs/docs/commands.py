@@ -70,6 +70,19 @@ def table(stage: str) -> tuple[tuple[str, str, str, str], ...]:
     return tuple(rows)
 
 
+def verbs() -> dict[str, Any]:
+    """Return what a stage has beside `run`, as `STAGE VERB`: each with operands, meaning, options.
+
+    They are the table `VERBS` of the stage's more/verbs.py.
+    """
+    found: dict[str, Any] = {}
+    for stage in BUILT:
+        for file in (CHECKOUT / "stages").glob(f"{stage}_*/more/verbs.py"):
+            module = import_module(f"stages.{file.parents[1].name}.more.verbs")
+            found |= {f"{stage} {name}": verb for name, verb in module.VERBS.items()}
+    return found
+
+
 def _blocks(language: str, app: typer.Typer) -> Iterator[str]:
     group: Any = typer.main.get_command(app)
     top = _context(group, "labrun")
@@ -116,6 +129,11 @@ def _blocks(language: str, app: typer.Typer) -> Iterator[str]:
     )
     yield _heading(3, say("cli.page.runtime_status"), "run-exit-status")
     yield _list((f"`{number}`", say(f"cli.run.{key}")) for number, key in RUN_STATUSES)
+    yield _heading(3, say("cli.page.verbs"), "verbs")
+    yield say("cli.page.verbs_intro")
+    for name, verb in verbs().items():
+        yield _heading(4, name, name.replace(" ", "-"))
+        yield from _verb(name, verb, language)
 
 
 def _context(command: Any, name: str, parent: typer.Context | None = None) -> typer.Context:
@@ -134,6 +152,22 @@ def _command(command: Any, context: typer.Context, language: str) -> Iterator[st
         (_spelled(usage.spelled(each)), _meaning(command.name, each, language))
         for each in (*arguments, *opts)
     )
+
+
+def _verb(name: str, verb: Any, language: str) -> Iterator[str]:
+    """Describe what a stage has beside `run`: usage, what it does, and each option of its own."""
+    yield _code([f"{name} [OPTIONS] {verb.operands}".rstrip()])
+    said, key = texts.room("verbs"), name.partition(" ")[2]
+    chinese = language == "zh"
+    yield _sentence(said[key]["zh"] if chinese else verb.meaning, language)
+    if verb.options:
+        yield _list(
+            (
+                _spelled(f"{word} {value}".strip() for word in (short, long) if word),
+                _sentence(said[f"{key} {long}"]["zh"] if chinese else meaning, language),
+            )
+            for short, long, value, meaning in verb.options
+        )
 
 
 def _meaning(command: str, parameter: Any, language: str) -> str:

@@ -1,6 +1,7 @@
 """Rows about file systems: overlay, its rivals, and the devices that a lesson needs."""
 
 import os
+from ctypes.util import find_library
 from pathlib import Path
 
 from checks import kernel
@@ -80,12 +81,22 @@ def aufs(facts: Facts) -> Finding:
 
 
 def devicemapper(_: Facts) -> Finding:
-    """Whether the kernel maps devices, and `dmsetup` is there to say so."""
+    """Whether the kernel maps devices, and what stage 4 starts for it is there."""
     if "device-mapper" not in read("/proc/misc"):
         return Finding(State.NO, words("dm_no"), "/proc/misc", module("dm_thin_pool"))
-    if not (found := program("dmsetup")):
-        return Finding(State.NO, words("dmsetup_no"), "PATH", install("dmsetup"))
-    return Finding(State.YES, words("dm"), f"/proc/misc, {found}")
+    for name, package in (("dmsetup", "dmsetup"), ("mkfs.ext4", "e2fsprogs")):
+        if not program(name):
+            return Finding(State.NO, words("dm_program_no", name=name), "PATH", install(package))
+    return Finding(State.YES, words("dm"), f"/proc/misc, {program('dmsetup')}")
+
+
+def fuse(facts: Facts) -> Finding:
+    """Whether a file system in user space can be mounted, and the library for that is there."""
+    found = device("/dev/fuse", "fuse", facts)
+    # By the names that mfusepy asks for.
+    if found.state is State.YES and not any(map(find_library, ("fuse3", "fuse"))):
+        return Finding(State.NO, words("libfuse_no"), "ldconfig(8)", install("fuse3"))
+    return found
 
 
 def device(path: str, name: str, facts: Facts) -> Finding:

@@ -17,6 +17,8 @@ MARK='Made by labs/vm/provision.sh'
 
 # What labrun starts, and what its lessons have a student type.
 BASE='python3 python3-venv iproute2 nftables procps hostname util-linux ca-certificates sudo tmux less'
+# Stage 4's drivers: devicemapper starts these, and aufs is a file system in user space.
+DRIVERS='dmsetup kmod e2fsprogs fuse3'
 # The real runtimes, and what they need to run a container: apt is not asked for all it recommends.
 PEERS='bubblewrap runc crun docker.io podman'
 HELPERS='apparmor dbus iptables netavark aardvark-dns passt uidmap fuse-overlayfs'
@@ -153,7 +155,7 @@ install() {
 
 packages() {
     # shellcheck disable=SC2086 # words, on purpose
-    install $BASE
+    install $BASE $DRIVERS
     # The lessons' busybox is static. It can't stand beside the other package of that name: there,
     # labrun unpacks one into its cache.
     if [ -n "$(missing busybox)" ]; then install busybox-static; fi

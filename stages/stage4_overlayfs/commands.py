@@ -9,6 +9,7 @@ from importlib import import_module
 
 from stages import command_line
 from stages.command_line import FAILED, note, serve
+from stages.stage4_overlayfs.more.interrupts import Stopped
 from stages.stage4_overlayfs.options import OPTIONS, Stacked
 from stages.stage4_overlayfs.runtime import run
 
@@ -22,6 +23,9 @@ def main() -> None:
     """Do what this process's arguments ask for, and end it."""
     try:
         status = command(sys.argv[1:])
+    except Stopped as stopped:
+        stopped.end()
+        raise
     except KeyboardInterrupt:
         # Whoever waits for us is to see what we ended of, a shell's loop for one.
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -3,6 +3,7 @@
 containers/ID/image     the manifest it was made from; a directory's has none
 containers/ID/name      what it is called, if it has a name
 containers/ID/running   locked as long as its runtime lives
+containers/ID/fleeting  it was run with --rm: once its runtime is gone nobody wants it
 containers/ID/DRIVER/   what it wrote, as the storage driver keeps it
 """
 
@@ -25,13 +26,16 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 """What Docker takes for a name, too."""
-OURS = ("image", "name", "running")
+OURS = ("image", "name", "running", "fleeting")
+MANY = 10
+"""Containers that an error lists: there is no `ps` before stage 5."""
 
 
-def create(store: Store, name: str, manifest: str) -> tuple[str, int]:
+def create(store: Store, name: str, manifest: str, *, fleeting: bool) -> tuple[str, int]:
     """Make a container's folder; return its ID, and a descriptor that locks it until it is closed.
 
-    Raises ValueError for a name that can't be, FileExistsError for one that another has.
+    The caller holds the store's lock, shared. Raises ValueError for a name that can't be,
+    FileExistsError for one that another has.
     """
     if name and not NAME.fullmatch(name):
         raise ValueError(f"--name {shown(name)}: say letters, digits and _ . - (two at least)")
@@ -42,13 +46,17 @@ def create(store: Store, name: str, manifest: str) -> tuple[str, int]:
             why = f"container {holder} has this name: `rm {name}` removes it"
             raise FileExistsError(errno.EEXIST, why, f"--name {name}")
         os.mkdir(folder, 0o700)
-        for file, text in (("name", name), ("image", manifest)):
-            if text:
-                # Whole or not at all: verify reads it, whenever we are killed.
-                with open(f"{folder}/.{file}", "x", encoding="ascii") as written:
-                    written.write(text)
-                os.rename(f"{folder}/.{file}", f"{folder}/{file}")
-        return identity, occupy(folder)
+        try:
+            for file, text in (("fleeting", "rm" * fleeting), ("name", name), ("image", manifest)):
+                if text:
+                    # Whole or not at all: verify reads it, whenever we are killed.
+                    with open(f"{folder}/.{file}", "x", encoding="ascii") as written:
+                        written.write(text)
+                    os.rename(f"{folder}/.{file}", f"{folder}/{file}")
+            return identity, occupy(folder)
+        except BaseException:
+            erase(store, identity)
+            raise
 
 
 def occupy(folder: str) -> int:
@@ -78,12 +86,8 @@ def alone(store: Store) -> Iterator[None]:
 def called(store: Store, name: str) -> str:
     """Return the ID of the container with this name, "" where there is none."""
     for identity in os.listdir(f"{store.root}/containers"):
-        try:
-            with open(f"{store.root}/containers/{identity}/name", encoding="ascii") as file:
-                if file.read() == name:
-                    return identity
-        except (FileNotFoundError, NotADirectoryError):
-            continue
+        if name_of(store, identity) == name:
+            return identity
     return ""
 
 
@@ -97,8 +101,37 @@ def find(store: Store, word: str) -> str:
     matching = [one for one in there if one.startswith(word)]
     if len(matching) == 1:
         return matching[0]
-    why = "several begin so: say more of it" if matching else "no container has this name or ID"
+    if matching:
+        why = "several begin so: say more of it"
+    else:
+        names = sorted(name_of(store, one) or one for one in os.listdir(f"{store.root}/containers"))
+        why = f"no container has this name or ID: there is {', '.join(names[:MANY]) or 'none'}"
     raise FileNotFoundError(errno.ENOENT, why, shown(word) or "''")
+
+
+def name_of(store: Store, identity: str) -> str:
+    """Return what a container is called, "" where it has no name."""
+    try:
+        with open(f"{store.root}/containers/{identity}/name", encoding="ascii") as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+
+
+def abandoned(store: Store) -> list[str]:
+    """Return the IDs of those that a killed runtime has left, and that nobody wants.
+
+    They are to be removed when it ends, or were never mounted. The caller has the lock alone: who
+    makes a container shares it, and locks the container before that ends.
+    """
+    found = []
+    for identity in sorted(os.listdir(f"{store.root}/containers")):
+        folder = f"{store.root}/containers/{identity}"
+        if os.path.exists(f"{folder}/fleeting") or not driver_of(store, identity):
+            with contextlib.suppress(BlockingIOError):
+                os.close(occupy(folder))
+                found.append(identity)
+    return found
 
 
 def driver_of(store: Store, identity: str) -> storage.Driver | None:
@@ -124,8 +157,10 @@ def remove(store: Store, identity: str) -> None:
 
 def erase(store: Store, identity: str) -> None:
     """Remove it, as the one who has locked it."""
-    if driver := driver_of(store, identity):
-        driver.remove(identity)
+    # What is on its way out is in the store's tmp/, which prune empties.
+    with store.locked(shared=True):
+        if driver := driver_of(store, identity):
+            driver.remove(identity)
     folder = f"{store.root}/containers/{identity}"
     # Its image last: what it says keeps the layers, and until then they may be in use.
     for name in (*(f".{one}" for one in OURS), *reversed(OURS)):

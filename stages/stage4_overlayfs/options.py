@@ -39,6 +39,12 @@ class Volume(NamedTuple):
     target: str
     read_only: bool = False
 
+    @property
+    def asked(self) -> str:
+        """Say what it was asked for with."""
+        target = f"/{self.target}"
+        return f"--volume {self.source}:{target}" if self.source else f"--tmpfs {target}"
+
 
 class Stacked(Limited):
     """A container on an image, or on a directory, which both stay as they are."""
@@ -67,7 +73,7 @@ class Stacked(Limited):
         self.user: tuple[int, int] | None = None
         self.entered = {"cgroup"}  # of the namespaces: what the child isn't to be forked into
         if (self.volumes or self.read_only) and "mnt" not in self.namespaces:
-            asked = "--read-only" if self.read_only else f"--volume {self.volumes[0].target}"
+            asked = "--read-only" if self.read_only else self.volumes[0].asked
             raise ValueError(f"{asked}: it is a mount: add mnt to --namespaces")
 
     def why(self, error: OSError) -> str:

@@ -6,6 +6,7 @@ import errno
 import os
 
 from stages import linux
+from stages.stage4_overlayfs.more.paths import Tree
 from stages.stage4_overlayfs.options import TMPFS
 
 TYPE_CHECKING = False
@@ -28,7 +29,10 @@ def make_room(root: str, container: Stacked) -> list[tuple[int, str]]:
         for one in container.volumes:
             if one.source and not os.path.exists(one.source):
                 os.makedirs(one.source, 0o755)  # as Docker does
-            os.close(place(top, one.target, not one.source or os.path.isdir(one.source), made))
+            os.close(spot_for(top, one, made))
+    except BaseException:
+        leave_room(made)
+        raise
     finally:
         os.close(top)
     return made
@@ -53,28 +57,45 @@ def leave_room(made: list[tuple[int, str]]) -> None:
             os.close(folder)
 
 
+def spot_for(top: int, one: Volume, made: list[tuple[int, str]]) -> int:
+    """Return a descriptor of where a volume is to be: what is there has to be of its kind."""
+    directory = not one.source or os.path.isdir(one.source)
+    spot = place(top, one.target, directory, made)
+    if os.path.isdir(f"/proc/self/fd/{spot}") != directory:
+        os.close(spot)
+        number = errno.ENOTDIR if directory else errno.EISDIR
+        raise OSError(number, os.strerror(number), one.asked)
+    return spot
+
+
 def place(top: int, path: str, directory: bool, made: list[tuple[int, str]]) -> int:
     """Return a descriptor of what is at `path` below `top`, made step by step where nothing is.
 
     A link in an image leads inside the image, wherever it points: the kernel sees to that.
     """
-    parts = path.split("/")
+    parts = Tree(f"/proc/self/fd/{top}").resolve(path).split("/")
     at = look_up(top, ".")
     for count, part in enumerate(parts, 1):
         above, whole = at, "/".join(parts[:count])
         try:
-            at = look_up(top, whole)
-        except FileNotFoundError:
-            new = f"/proc/self/fd/{above}/{part}"
-            if count < len(parts) or directory:
-                linux.mkdir(new, 0o755)
-            else:
-                flags = linux.O_WRONLY | linux.O_CREAT | os.O_EXCL | linux.O_CLOEXEC
-                os.close(linux.open_file(new, flags, 0o644))
-            made.append((os.dup(above), part))
-            at = look_up(top, whole)
-        os.close(above)
+            try:
+                at = look_up(top, whole)
+            except FileNotFoundError:
+                make(f"/proc/self/fd/{above}/{part}", count < len(parts) or directory)
+                made.append((os.dup(above), part))
+                at = look_up(top, whole)
+        finally:
+            os.close(above)
     return at
+
+
+def make(path: str, directory: bool) -> None:
+    """Make an empty directory, or an empty file."""
+    if directory:
+        linux.mkdir(path, 0o755)
+    else:
+        flags = linux.O_WRONLY | linux.O_CREAT | os.O_EXCL | linux.O_CLOEXEC
+        os.close(linux.open_file(path, flags, 0o644))
 
 
 def look_up(top: int, path: str) -> int:
@@ -99,7 +120,8 @@ def cover(container: Stacked) -> None:
 def mount_volume(top: int, one: Volume) -> None:
     """Mount a volume, or an empty tmpfs."""
     # By its descriptor: between a look at a path and a mount there somebody could change a link.
-    spot = look_up(top, one.target)
+    # The place may be in another volume: there it is made, and stays, as with Docker.
+    spot = spot_for(top, one, [])
     try:
         if not one.source:
             linux.mount("tmpfs", f"/proc/self/fd/{spot}", "tmpfs", TMPFS, "mode=1777")

@@ -7,6 +7,7 @@ import os
 
 from stages.stage4_overlayfs import containers, storage
 from stages.stage4_overlayfs.image import Image
+from stages.stage4_overlayfs.more.interrupts import stoppable, unstoppable
 from stages.stage4_overlayfs.more.paths import Tree, owner_of
 from stages.stage4_overlayfs.room import leave_room, make_room
 from stages.stage4_overlayfs.store import Store
@@ -34,18 +35,24 @@ class Stack:
     def __enter__(self) -> Self:
         """Make the container, unpack what was never unpacked, and mount it all."""
         try:
-            # prune holds this lock alone: it sees the image used, or it comes before us.
-            with self.store.locked(shared=True):
-                manifest, layers = self.layers()
-                self.id, self.lock = containers.create(self.store, self.container.name, manifest)
-                self.driver.prepare(layers)
-            self.root = self.driver.mount(self.id, layers)
-            self.container.user = user_of(self.root, self.user)
-            self.made = make_room(self.root, self.container)
+            with stoppable():
+                self.make()
         except BaseException:
             self.give_up(keep=False)
             raise
         return self
+
+    def make(self) -> None:
+        """Make the container, and its tree."""
+        # prune holds this lock alone: it sees the image used, or it comes before us.
+        with self.store.locked(shared=True):
+            manifest, layers = self.layers()
+            name, fleeting = self.container.name, self.container.remove
+            self.id, self.lock = containers.create(self.store, name, manifest, fleeting=fleeting)
+            self.driver.prepare(layers)
+            self.root = self.driver.mount(self.id, layers)
+        self.container.user = user_of(self.root, self.user)
+        self.made = make_room(self.root, self.container)
 
     def __exit__(self, *_: object) -> None:
         """Take the tree away; what was written stays, but for --rm."""
@@ -55,11 +62,14 @@ class Stack:
         """Unmount, and with `keep` leave what the container wrote."""
         if not self.id:
             return
-        leave_room(self.made)
-        self.driver.unmount(self.id)
-        if not keep:
-            containers.erase(self.store, self.id)
-        os.close(self.lock)
+        with unstoppable():
+            try:
+                leave_room(self.made)
+                self.driver.unmount(self.id)
+                if not keep:
+                    containers.erase(self.store, self.id)
+            finally:
+                os.close(self.lock)
 
     def layers(self) -> tuple[str, Sequence[Layer]]:
         """Return the manifest's digest, "" for a directory, and the layers from the lowest up."""

@@ -60,8 +60,8 @@ CAUSES = {
     ('mount("overlay"', errno.EPERM): "it takes CAP_SYS_ADMIN: run it with sudo, or add user to "
     "--namespaces (Linux 5.11)",
     ('mount("overlay"', errno.EINVAL): "the store's file system can't carry an upper layer (an "
-    "overlay can't, nor can NFS), or there are more than 500 layers: keep the store elsewhere, or "
-    "say --storage-driver vfs",
+    "overlay can't, nor can NFS), or there are more than 500 layers, or something is mounted in an "
+    "ordinary user's ROOT: keep the store elsewhere, or say --storage-driver vfs",
     ('mount("overlay"', errno.EBUSY): "the container's upper layer is mounted already: end what "
     "runs in it first",
     ('mount("overlay"', errno.ESTALE): "a layer below was replaced since the container was made: "
@@ -71,11 +71,19 @@ CAUSES = {
         errno.EPERM,
     ): "the store's file system takes no whiteouts (an overlay takes none), or "
     "a devices cgroup forbids them: keep the store elsewhere, or say --storage-driver vfs",
+    ("--volume", errno.ENOTDIR): "SRC is a directory, and DST is a file there: name another DST",
+    ("--volume", errno.EISDIR): "SRC is a file, and DST is a directory there: name another DST",
+    ("--tmpfs", errno.ENOTDIR): "DST is a file there: name another",
+    ("openat2", errno.ENOTDIR): "a part of DST, the path inside, is a file there: name another DST",
+    ('mkdir("/proc/self/fd', errno.EROFS): "DST is to be in a volume that is read-only: make it "
+    "there first, outside",
     ("mount", errno.ENOSPC): "the limit of mounts is reached: see fs.mount-max",
-    ("dmsetup --noudevrules --noudevsync targets", errno.EIO): "this kernel has no device mapper "
+    ("dmsetup targets", errno.EIO): "this kernel has no device mapper "
     "(CONFIG_BLK_DEV_DM): `modprobe dm-mod`, or say --storage-driver overlay",
     ("modprobe dm-thin-pool", errno.EIO): "this kernel has no thin snapshots of devices "
     "(CONFIG_DM_THIN_PROVISIONING): say --storage-driver overlay",
+    ("dmsetup create", errno.EPERM): "devices are for root alone: run it with sudo, or say "
+    "--storage-driver overlay",
     ("dmsetup", errno.ENOENT): "install dmsetup, or say --storage-driver overlay",
     ("mkfs.ext4", errno.ENOENT): "install e2fsprogs, or say --storage-driver overlay",
     ("losetup", errno.ENOENT): "install util-linux, or say --storage-driver overlay",
@@ -104,4 +112,7 @@ def why(error: OSError) -> str:
     for (call, number), cause in CAUSES.items():
         if words.startswith(call) and number == error.errno:
             return cause
+    # A file's name, where a kernel's call has its arguments.
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) and "(" not in words:
+        return "make room where the store is: `image prune` removes what nobody needs"
     return ""

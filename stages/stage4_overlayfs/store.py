@@ -40,9 +40,13 @@ class Store:
         """Make what is missing below `root`; only its owner may look inside."""
         self.root = root
         # A layer holds programs with the set-uid bit: nobody else is to find a way to them.
-        os.makedirs(root, 0o710, exist_ok=True)
-        for part in ("blobs", "blobs/sha256", "names", "containers", "layers", "tmp"):
-            os.makedirs(f"{root}/{part}", 0o700, exist_ok=True)
+        try:
+            os.makedirs(root, 0o710, exist_ok=True)
+            for part in ("blobs", "blobs/sha256", "names", "containers", "layers", "tmp"):
+                os.makedirs(f"{root}/{part}", 0o700, exist_ok=True)
+        except OSError as error:
+            why = f"{error.strerror}: images can't be kept there: LABRUN_STORE names another place"
+            raise OSError(error.errno, why, error.filename) from None
         self._held = 0
 
     def path(self, digest: str) -> str:

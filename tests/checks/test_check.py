@@ -99,9 +99,9 @@ def test_what_stage_1_leaves_open_fails_when_it_is_asked_for(stage1: str) -> Non
 
 @pytest.mark.usefixtures("as_root", "rootfs")
 def test_an_axis_without_a_probe_cannot_be_told_and_is_no_pass(stage1: str) -> None:
-    status, report = check(stage1, "--only", "img.build,fs.root")
+    status, report = check(stage1, "--only", "run.exec,fs.root")
     assert status == 3
-    assert results(report, "cannot") == {"img.build"}
+    assert results(report, "cannot") == {"run.exec"}
     assert report["checks"][0]["verdict"] == "unknown"
 
 

@@ -15,22 +15,21 @@ from tests.running import check, machine, results
 
 pytestmark = pytest.mark.usefixtures("as_root", "rootfs")
 SLEEP = 300 + os.getpid()  # seconds that no other test sleeps
-BUILT = {axis.id for axis in axes().values() if axis.stage <= 3}
-
-
-LIMITS = [axis.id for axis in axes().values() if axis.stage == 3]
+BUILT = {axis.id for axis in axes().values() if axis.stage <= 4}
 
 
 def judged_on(stage: str) -> list[str]:
     """Return the arguments that say which checks judge a mutant of a stage: all up to its own.
 
-    Those of stage 3 differ from the reference in its control groups and its queues alone, so they
-    are judged on these, and on the promises that such a change can break: all together would take
-    twice as long. That stage 3 keeps what stages 1 and 2 promise is the reference's to show.
+    Those of stage 3 differ from the reference in its control groups and its queues alone, those of
+    stage 4 in its layers, so they are judged on these, and on the promises that such a change can
+    break: all together would take twice as long. That a stage keeps what those before it promise is
+    the reference's to show.
     """
-    if stage != "stage3":
+    if stage in ("stage1", "stage2"):
         return [stage]
-    return [stage, "--only", ",".join([*LIMITS, "host.residue", "run.status"])]
+    own = [axis.id for axis in axes().values() if f"stage{axis.stage}" == stage]
+    return [stage, "--only", ",".join([*own, "fs.root", "host.residue", "run.status"])]
 
 
 @pytest.mark.once

@@ -104,6 +104,6 @@ def test_every_recording_is_shown_on_a_page(language: str) -> None:
         if file.is_file()
         and file.relative_to(path(".")).parts[0] in (language, "code", *BUILT)
         # What a recording says of itself is for the next one.
-        and file.name != TREE
+        and file.name not in (TREE, "drivers.txt")
     }
     assert quoted == there

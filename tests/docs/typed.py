@@ -40,7 +40,12 @@ def type_all(checkout: Path, commands: list[tuple[str, int]]) -> list[str]:
         done = subprocess.run(
             ["/bin/sh", "-c", typed(command)],
             cwd=checkout,
-            env={**os.environ, "LABRUN_CACHE": str(paths.cache()), "LANG": "C.UTF-8"},
+            env={
+                **os.environ,
+                "LABRUN_CACHE": str(paths.cache()),
+                "LABRUN_STORE": str(checkout / ".venv" / "store"),
+                "LANG": "C.UTF-8",
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -103,6 +103,36 @@ def test_every_option_of_a_runtime_has_its_chinese() -> None:
 
 
 @pytest.mark.parametrize("language", texts.LANGUAGES)
+@pytest.mark.parametrize("name", commands.verbs())
+def test_every_verb_of_a_runtime_is_there(name: str, language: str) -> None:
+    verb = commands.verbs()[name]
+    said = section(PAGES[language], name.replace(" ", "-"))
+    assert f"```text\n{name} [OPTIONS] {verb.operands}".rstrip() in said
+    spelled = [
+        ", ".join(f"`{f'{word} {value}'.strip()}`" for word in (short, long) if word)
+        for short, long, value, _ in verb.options
+    ]
+    assert terms(said) == spelled
+
+
+def test_every_verb_of_a_runtime_has_its_chinese() -> None:
+    """A stage's sentence that changed must be written anew in Chinese, too."""
+    stages = {}
+    for name, verb in commands.verbs().items():
+        key = name.partition(" ")[2]
+        stages[key] = verb.meaning
+        stages |= {f"{key} {long}": meaning for _, long, _, meaning in verb.options}
+    assert {key: each["en"] for key, each in texts.room("verbs").items()} == stages
+
+
+def test_the_verbs_are_those_that_the_contract_has() -> None:
+    there = {name.partition(" ")[2] for name in commands.verbs() if name.startswith("stage4 ")}
+    words = ("import", "ls", "rm", "history", "inspect", "export", "prune", "verify")
+    images = {f"image {word}" for word in words}
+    assert images | {"build", "commit", "diff", "rm"} <= there
+
+
+@pytest.mark.parametrize("language", texts.LANGUAGES)
 def test_every_exit_status_is_there(language: str) -> None:
     own = terms(section(PAGES[language], "exit-status"))
     assert own == [f"`{number}`" for number, _ in STATUSES]

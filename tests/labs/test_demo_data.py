@@ -15,6 +15,7 @@ from labs.demo import boxes, trace
 from labs.demo.boxes import FLAGS
 from labs.demo.engine import KINDS
 from labs.demo.measure import COUNTERS, LEVELS
+from labs.demo.proof import PROOFS
 from labs.demo.script import FOLDER, PLACE, Demo, Step, Words, fill, load, read
 from labs.demo.wrap import CLOSING, wrap
 from labs.errors import USAGE, Refused
@@ -128,6 +129,17 @@ def test_stage3_has_a_step_for_each_thing_that_is_limited_and_plots_six() -> Non
     ids = ["cpu", "memory", "swap", "pids", "disk", "network", "race", "trees", "accounts"]
     assert [step.id for step in steps] == ids
     assert [step.id for step in steps if step.plot and not step.looks] == ids[:6]
+
+
+def test_stage4_has_the_steps_of_its_story_and_proves_each() -> None:
+    steps = load("stage4").steps
+    ids = "write delete copyup rename peers sharing build tarballs driver"
+    assert [step.id for step in steps] == ids.split()
+    for step in steps:
+        assert set(PROOFS[step.looks]) == {step.axis, *step.also}
+        # What the host runs beside containers, or several scripts of its own: never both.
+        assert bool(step.host) != bool(step.turns)
+        assert step.picture == bool(step.host)
 
 
 @pytest.mark.parametrize(

@@ -268,6 +268,16 @@ def test_a_hidden_device_is_missed() -> None:
 
 
 @needs_root
+def test_without_its_library_fuse_is_missed() -> None:
+    _, rows = report(
+        "exec unshare --mount sh -c "
+        '\'mount --bind /dev/null /etc/ld.so.cache && exec "$@"\' sh "$@"'
+    )
+    assert rows["fs.fuse"]["state"] == "no"
+    assert "fuse3" in rows["fs.fuse"]["remedy"]
+
+
+@needs_root
 def test_an_inner_pid_namespace_is_a_container() -> None:
     _, rows = report('exec unshare --pid --fork --mount-proc "$@"')
     assert rows["machine.outermost"]["state"] == "limited"

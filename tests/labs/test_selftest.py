@@ -220,8 +220,9 @@ def test_what_runs_beside_ends_with_the_command_and_undoes_what_it_did(
 ) -> None:
     (tmp_path / "test_slow.py").write_text(SLOW)
     words = [sys.executable, "-c", LABRUN_TEST, str(tmp_path / "test_slow.py")]
-    # As at a terminal, where Ctrl-C reaches the whole group.
-    labrun = subprocess.Popen(words, stdout=subprocess.PIPE, cwd=CHECKOUT, process_group=0)
+    # What SIGKILL ends removes no folder; and, as at a terminal, Ctrl-C reaches the whole group.
+    own = {**os.environ, "TMPDIR": str(tmp_path)}
+    labrun = subprocess.Popen(words, stdout=subprocess.PIPE, cwd=CHECKOUT, process_group=0, env=own)
     with labrun:
         await_that((tmp_path / "up").exists)
         os.killpg(labrun.pid, number)

@@ -7,6 +7,7 @@ import io
 import os
 import re
 import stat
+import subprocess
 import tarfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import pytest
 
 from stages import linux
 from stages.stage4_overlayfs import storage
+from stages.stage4_overlayfs.more.devicemapper import DeviceMapper, devices
 
 WHEN = 1_700_000_000
 Layer = tuple[str, Callable[[], BinaryIO]]
@@ -112,10 +114,13 @@ def walk(top: str) -> Iterator[str]:
             yield os.path.relpath(f"{parent}/{name}", top)
 
 
-def tree(top: str, *, times: bool = True, inner: bool = False) -> dict[str, object]:
+def tree(
+    top: str, *, times: bool = True, inner: bool = False, counts: bool = True
+) -> dict[str, object]:
     """Return all that is to be known of the files below a directory, by path.
 
-    With `inner`, also what a program doesn't see of a union: times of change, inode numbers.
+    Without `counts`, not how many names a file has. With `inner`, also what a program doesn't see
+    of a union: times of change, inode numbers.
     """
     found: dict[str, object] = {}
     linked: dict[tuple[int, int], list[str]] = {}
@@ -124,7 +129,7 @@ def tree(top: str, *, times: bool = True, inner: bool = False) -> dict[str, obje
         status = os.lstat(whole)
         facts: list[object] = [oct(status.st_mode), status.st_uid, status.st_gid, status.st_rdev]
         if not stat.S_ISDIR(status.st_mode):
-            facts.append(status.st_nlink)
+            facts += [status.st_nlink] * counts
             linked.setdefault((status.st_dev, status.st_ino), []).append(path)
         if times:
             facts.append(status.st_mtime_ns)
@@ -198,14 +203,34 @@ def apart(fact: Callable[..., None], flags: int = linux.CLONE_NEWNS) -> Callable
 class Bench:
     """A store of its own, and a driver for it."""
 
-    def __init__(self, tmp_path: Path, driver: str) -> None:
+    shelf: Path | None = None
+    """Where a store is kept with the layers of sample() as devices: each test has a copy of it."""
+
+    def __init__(self, tmp_path: Path, driver: str, *, empty: bool = False) -> None:
+        """Begin with nothing; unless it is to be `empty`, layers may come from the shelf."""
+        self.empty = empty
         self.name, self.root = driver, str(tmp_path / "store")
         self.driver = storage.choose(driver, self.root)
         self.layers: list[Layer] = []
+        self.open = contextlib.ExitStack()
+        if isinstance(self.driver, DeviceMapper):
+            # A pool is made of six programs; one for the whole test is enough.
+            self.open.enter_context(self.driver.pool.staying())
 
     def image(self, *layers: Layer) -> None:
         self.layers = list(layers)
+        if isinstance(self.driver, DeviceMapper) and not self.empty:
+            self.fetch()
         self.driver.prepare(self.layers)
+
+    def fetch(self) -> None:
+        """Take the layers from the shelf: they are made by forty programs, in a minute or more."""
+        digests = [digest for digest, _ in self.layers]
+        if not self.shelf or os.path.exists(self.root) or digests != [d for d, _ in sample()]:
+            return
+        storage.choose(self.name, str(self.shelf)).prepare(self.layers)
+        os.makedirs(os.path.dirname(self.root), exist_ok=True)
+        subprocess.run(["cp", "-a", self.shelf, self.root], check=True)
 
     def container(self, name: str = "c1") -> str:
         """Return the path of a container's tree, mounted."""
@@ -223,14 +248,22 @@ class Bench:
         """Return what the unpacked layers are on the disk."""
         return tree(f"{self.root}/layers", inner=True)
 
-    def end(self, *names: str) -> None:
-        """Remove containers and layers, and see that nothing is left."""
+    def remove_all(self, *names: str) -> None:
+        """Remove containers and layers, and see that no device is left."""
         for name in names or ("c1",):
             self.driver.remove(name)
         for name in self.driver.names(self.layers):
             self.driver.discard(name)
+        self.open.close()
+        if isinstance(self.driver, DeviceMapper):
+            assert os.listdir(f"{self.root}/devicemapper/pending") == []
+            assert not [name for name in devices() if name.startswith(self.driver.pool.prefix)]
+
+    def end(self, *names: str) -> None:
+        """Remove containers and layers, and see that nothing is left."""
+        self.remove_all(*names)
         left = [path for path in walk(self.root) if not os.path.isdir(f"{self.root}/{path}")]
-        if self.name == "devicemapper":
+        if isinstance(self.driver, DeviceMapper):
             left = [path for path in left if not path.startswith("devicemapper/")]
         assert left == []
         assert self.root not in Path("/proc/self/mountinfo").read_text(encoding="utf-8")

@@ -37,8 +37,8 @@ def text(name: str) -> str:
 
 def packages() -> set[str]:
     """Return the packages that the script installs."""
-    lists = re.findall(r"^(?:BASE|PEERS|HELPERS)='(.*)'$", text(SCRIPT), re.MULTILINE)
-    assert len(lists) == 3
+    lists = re.findall(r"^(?:BASE|DRIVERS|PEERS|HELPERS)='(.*)'$", text(SCRIPT), re.MULTILINE)
+    assert len(lists) == 4
     return {package for line in lists for package in line.split()}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from checks.model import axes
 from labs.errors import CANNOT, USAGE
 from labs.stages import BUILT
 from labs.vm.machine import Machine
@@ -81,9 +82,12 @@ def test_its_kernel_is_the_oldest_that_is_promised(vm: Vm) -> None:
 @pytest.mark.vm
 @pytest.mark.parametrize("stage", BUILT)
 def test_each_stage_passes_its_checks_on_the_oldest_kernel(vm: Vm, stage: str) -> None:
-    words = ("sudo", "labrun", "check", stage, "--no-input", "--json", "-")
+    # Those that it is the first to pass; that the last one passes all is asked on a newer kernel.
+    own = ",".join(axis.id for axis in axes().values() if f"stage{axis.stage}" == stage)
+    words = ("sudo", "labrun", "check", stage, "--only", own, "--no-input", "--json", "-")
     ended = vm("run", "--", *words)
     report = json.loads(ended.stdout)
+    assert ",".join(row["id"] for row in report["checks"]) == own
     assert [row for row in report["checks"] if row["result"] != "pass"] == []
     assert re.match(r"6\.1\.", report["host"]["kernel"])
     assert ended.returncode == 0

@@ -8,8 +8,9 @@ from rich.text import Text
 
 from checks.model import Verdict, axes
 from labs import texts, verdicts
-from labs.demo import boxes, pages, picture
-from labs.demo.engine import Played
+from labs.demo import boxes, pages, picture, stack
+from labs.demo.played import Played
+from labs.demo.proof import PROOFS
 from labs.demo.screen import Screen
 from labs.demo.script import Demo
 from labs.demo.summary import CLOSED
@@ -44,8 +45,8 @@ def _code(text: str) -> str:
 
 def step(screen: Screen, demo: Demo, done: Played) -> str:
     """Return what happened in a step: both sides, the verdict with its evidence, and the calls."""
-    limits = done.finding.verdict is Verdict.LIMITED
-    kind = measured_.MEASURED if done.step.plot or limits else "played"
+    counted = done.finding.verdict is Verdict.LIMITED or done.step.looks in PROOFS
+    kind = measured_.MEASURED if done.step.plot or counted else "played"
     lines = [f'<figure class="{kind}">', '<div class="sides">']
     for side, title, content in boxes.written(done, WIDTH, ROOM):
         free = side.measured and side.measured.limit is None
@@ -63,7 +64,8 @@ def step(screen: Screen, demo: Demo, done: Played) -> str:
     did = " · ".join(map(_code, calls))
     if missing:
         did += " " + say("demo.missing", call=_code(missing))
-    lines.append(f'<p class="did">{escape(say("demo.did"))} {did}</p>')
+    if pages.did_it(done):
+        lines.append(f'<p class="did">{escape(say("demo.did"))} {did}</p>')
     if done.links:
         lines.append(
             f'<p class="did">{escape(say("demo.namespaces"))} {escape(pages.split(done))}</p>'
@@ -71,9 +73,15 @@ def step(screen: Screen, demo: Demo, done: Played) -> str:
     return "\n".join([*lines, "</figcaption>", "</figure>", ""])
 
 
-def pictured(networks: picture.Networks) -> str:
-    """Return the picture of two networks, as text that is moved sideways on a phone."""
-    drawn = "\n".join(picture.draw(networks, WIDTH))
+def pictured(done: Played) -> str:
+    """Return a step's picture, as text that is moved sideways on a phone; "" where it has none."""
+    if done.layers:
+        lines = stack.draw(done.layers, WIDTH)
+    elif done.networks:
+        lines = picture.draw(done.networks, WIDTH)
+    else:
+        return ""
+    drawn = "\n".join(lines)
     return (
         '<figure class="played"><div class="side"><pre tabindex="0"><code>'
         f"{escape(drawn, quote=False)}</code></pre></div></figure>\n"

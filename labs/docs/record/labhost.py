@@ -23,6 +23,8 @@ ADDRESS, GATEWAY, PREFIX = "10.0.2.15", "10.0.2.2", 24
 """What QEMU's own network gives to a guest, and so does Vagrant's."""
 TEMPORARY = "/srv/tmp"
 """Its folder for temporary files: /tmp stays the machine's, which may hold this very checkout."""
+STORE = f"{TEMPORARY}/store"
+"""Where images and containers are kept on it, in place of the machine's /var/lib/labrun/store."""
 COVERED = ("/run", "/srv")
 """What of the machine's it hides."""
 ENVIRONMENT = {

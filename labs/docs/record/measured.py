@@ -6,6 +6,7 @@ The verdict is not a figure: where a limit was not kept, it says so, and the rec
 import os
 import re
 from html import unescape
+from itertools import product
 from pathlib import Path
 
 from labs import gauge, texts
@@ -16,6 +17,10 @@ TERMINAL = "terminal"
 """The class of a terminal's picture."""
 TREE = "cgroup.txt"
 """The file of a stage that says on which version of cgroups it was recorded."""
+DRIVERS = "drivers.txt"
+"""The file of a stage that says which storage drivers ran on the machine where it was recorded."""
+COMPARED = "driver.html"
+"""The file about them."""
 PLOT = re.compile(r'<svg class="picture plot".*?</svg>', re.DOTALL)
 EVIDENCE = re.compile(r"<ul>.*?</ul>", re.DOTALL)
 NUMBER = re.compile(r"[+-]?\d+([.,]\d+)*( ?(B|KiB|MiB|GiB|bit|kbit|Mbit|Gbit)\b)?")
@@ -25,6 +30,7 @@ FIGURES = re.compile(
     | \d+m\d+\.\d+s                     # what `times` says
     | (?<=:\ )\d+ | (?<=：)\d+           # forks: 1
     | (?<=most\ )\d+ | (?<=up\ to\ )\d+ | (?<=最多\ )\d+ | (?<=到了\ )\d+
+    | (?<=\n)\d+(?=\ +\.[\n<])        # what `du` says
     | \d+\ of\ \d+\ periods | \d+\ 个周期里有\ \d+
     """,
     re.VERBOSE,
@@ -47,13 +53,15 @@ def alike(one: Path, other: Path) -> bool:
 
 
 def comparable(name: str, fresh: Path, docs: Path) -> bool:
-    """Say whether a file was recorded on the same version of cgroups as it would be now."""
+    """Say whether a file was recorded on a machine like this: its cgroups, its storage drivers."""
     parts = Path(name).parts
-    for stage in (part for part in parts if part.startswith("stage")):
-        files = [folder / "generated" / stage / TREE for folder in (fresh, docs)]
-        if all(file.is_file() for file in files):
-            old, new = (file.read_text(encoding="ascii") for file in files)
-            return old == new
+    told = [TREE, DRIVERS] if parts[-1] in (DRIVERS, COMPARED) else [TREE]
+    for stage, file in product((part for part in parts if part.startswith("stage")), told):
+        files = [folder / "generated" / stage / file for folder in (fresh, docs)]
+        if all(path.is_file() for path in files):
+            old, new = (path.read_text(encoding="ascii") for path in files)
+            if old != new:
+                return False
     return True
 
 

@@ -9,13 +9,16 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 from checks.bench import Bench
 from checks.model import Finding
 from checks.trial import Ended
-from labs.demo.engine import Played
 from labs.demo.picture import Networks
+from labs.demo.played import Played
+from labs.demo.stack import Stack
 from labs.demo.trace import Call
 from labs.docs.record import labhost
 from labs.paths import CHECKOUT
@@ -49,8 +52,23 @@ GROUP = re.compile(
 )
 """A container's group, below wherever this program was put."""
 RUN = re.compile(r"labrun-run-[0-9a-f]{8}")
-NEW = re.compile(r"(mkdir|write|rmdir)\(\"/sys/fs|fork\(|clone3\(|QDISC|execve\(|kill\(|P_PID")
-"""The calls that stage 3 makes and stage 2 doesn't, and what they stand between."""
+NEW = {
+    "stage3": re.compile(
+        r"(mkdir|write|rmdir)\(\"/sys/fs|fork\(|clone3\(|QDISC|execve\(|kill\(|P_PID"
+    ),
+    "stage4": re.compile(
+        r"unshare\(|(mknod|rename|chdir|mount|umount2)\(\"/[^\"]"
+        r"|mount\(\"overlay\"|clone3\(|pivot_root\(|execve\(|P_PID"
+    ),
+}
+"""The calls that a stage makes and the one before doesn't, and what they stand between."""
+DIGEST = re.compile(r"\b([0-9a-f]{64})\b|(?<=sha256:)([0-9a-f]{12})(?![0-9a-f])")
+"""The digest of a blob, or how it begins: on every machine it is of other files."""
+LOWER = re.compile(r"(?<=lowerdir=)[0-9a-f]{6,}(?::[0-9a-f]{6,})*")
+"""The short names of layers, which are made from their digests."""
+CONTAINER = re.compile(r"(?<=containers/)[0-9a-f]{12}\b")
+DRAFT = re.compile(r"(?<=/overlay-)[0-9a-f]{16}\b")
+"""What is being made in a store, before it has its name."""
 LOOP = re.compile(r"(/dev/loop|\b7:)\d+")
 """A loop device, by its name or its number."""
 FIRST_NONCE = 0x51B9C40D7E23
@@ -69,6 +87,7 @@ class Normal:
 
         Every process up to the canary was started one after the other, and keeps its pid.
         """
+        self.stage = stage
         self.kept = bench.canaries.process if bench else 2
         self.hosts = {bench.link(kind) for kind in HOSTS} if bench else set()
         self.known: dict[str, str] = {}
@@ -76,6 +95,7 @@ class Normal:
         words = [os.fsdecode(w) for w in Path("/proc/self/cmdline").read_bytes().split(b"\0")[:-1]]
         self.plain = {
             " ".join(words): f"python labrun {stage}",
+            labhost.STORE: "/var/lib/labrun/store",
             labhost.TEMPORARY: "/tmp",
             str(Path(sys.executable).parent): f"{HOME}/.venv/bin",
             str(CHECKOUT): HOME,
@@ -105,6 +125,10 @@ class Normal:
             ),
             text,
         )
+        text = DIGEST.sub(lambda m: self.digest(m[0]), text)
+        text = LOWER.sub(lambda m: ":".join(map(self.short, m[0].split(":"))), text)
+        for kind, pattern in (("container", CONTAINER), ("draft", DRAFT)):
+            text = pattern.sub(partial(self.same_length, kind), text)
         text = NAMESPACE.sub(lambda m: self.namespace(*m.group(0, 1)), text)
         text = NESTED.sub(lambda m: self.pid(m[1]), text)
         text = PROCESS.sub(lambda m: m[1] + self.pid(m[2]), text)
@@ -129,10 +153,23 @@ class Normal:
         child.sort(key=lambda line: line.startswith("[1]"))
         waits = next(n for n, line in enumerate(parent) if "sigwaitinfo()" in line)
         ordered = [*parent[:waits], *child, *parent[waits:]]
-        if any("/labrun-run-" in line for line in ordered):
-            # Twice as many lines as before; those that stage 2 has as well say nothing new.
-            ordered = [line for line in ordered if NEW.search(line)]
+        if new := NEW.get(self.stage):
+            # Twice as many lines as before; those that the stage before has say nothing new.
+            ordered = [line for line in ordered if new.search(line)]
         return TRACED.sub(lambda m: m[1] + self.pid(m[2]), "\n".join([*ordered, ""]))
+
+    def digest(self, found: str) -> str:
+        """Return what stands for a digest; for how it begins, the same as for the whole."""
+        made = self._once("digest", found[:12], lambda n: _hex(f"digest {n}", 64))
+        return made[: len(found)]
+
+    def short(self, found: str) -> str:
+        """Return what stands for a layer's short name."""
+        return self._once("short", f"short {found}", lambda n: _hex(f"short {n}", 6))
+
+    def same_length(self, kind: str, found: re.Match[str]) -> str:
+        """Return what stands for a name that was drawn at random."""
+        return self._once(kind, found[0], lambda n: _hex(f"{kind} {n}", len(found[0])))
 
     def namespace(self, link: str, kind: str) -> str:
         """Return what stands for a namespace: the host's own, or one of a container's."""
@@ -175,6 +212,7 @@ class Normal:
                 for axis, found in done.findings.items()
             },
             networks=done.networks and self.networks(done.networks),
+            layers=done.layers and self.layers(done.layers),
             calls=[
                 Call(call.pid, call.name, self(call.arguments), self(call.result))
                 for call in done.calls
@@ -187,3 +225,17 @@ class Normal:
             replace(found.host, namespace=self(found.host.namespace)),
             replace(found.container, namespace=self(found.container.namespace)),
         )
+
+    def layers(self, found: Stack) -> Stack:
+        """Return a container's stack as it would be anywhere else."""
+        return replace(
+            found,
+            options=self(found.options),
+            upper=self(found.upper),
+            lower=[*map(self, found.lower)],
+        )
+
+
+def _hex(word: str, length: int) -> str:
+    """Return so many digits that look like a digest's."""
+    return sha256(word.encode()).hexdigest()[:length]

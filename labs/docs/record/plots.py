@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from html import escape
 
 from labs.demo import plots
-from labs.demo.engine import Played, Side
 from labs.demo.measure import Measured
+from labs.demo.played import Played, Side
 from labs.demo.quantity import label, seconds
 
 WIDTH, HEIGHT = 360, 150

@@ -18,6 +18,7 @@ from rich.terminal_theme import TerminalTheme
 from checks.bench import Bench
 from labs import texts
 from labs.demo import engine, pages, script, summary
+from labs.demo.played import Played
 from labs.demo.screen import Screen
 from labs.docs.record import html, labhost, measured
 from labs.docs.record.normal import Normal
@@ -26,10 +27,12 @@ from labs.texts import say
 
 COLUMNS, LINES = 80, 24
 """The terminal that a page shows a picture of."""
-PICTURED = {"stage1": "ip-route", "stage2": "net", "stage3": "cpu"}
+PICTURED = {"stage1": "ip-route", "stage2": "net", "stage3": "cpu", "stage4": "delete"}
 """Each stage's most telling step."""
-TRACED = {"stage3": "--memory 64m --cpus 0.5 --pids-limit 64 --net-rate 8mbit"}
+TRACED = {"stage3": "--memory 64m --cpus 0.5 --pids-limit 64 --net-rate 8mbit", "stage4": "--rm"}
 """The options with which a stage's run is traced, where it takes any to show what is new."""
+STORING = "stage4"
+"""From this stage on a runtime keeps images and containers."""
 LIMITING = "stage3"
 """From this stage on a runtime makes control groups, and a machine's version of them shows."""
 PAPER, INK = (20, 27, 31), (222, 230, 232)
@@ -77,12 +80,13 @@ def main() -> None:
         capture_output=True,
         text=True,
         check=True,
+        env={**os.environ, **({"LABRUN_STORE": labhost.STORE} if stage >= STORING else {})},
     )
     (shared / "trace.txt").write_text(normal.trace(traced.stderr), encoding="utf-8")
-    _record(stage, folder / language / stage)
+    _record(stage, folder / language / stage, shared)
 
 
-def _record(stage: str, folder: Path) -> None:
+def _record(stage: str, folder: Path, shared: Path) -> None:
     """Play a stage's demo in the language in use, and write each of its steps."""
     folder.mkdir(parents=True)
     os.environ["COLUMNS"] = str(COLUMNS)
@@ -95,13 +99,15 @@ def _record(stage: str, folder: Path) -> None:
     played = [*map(normal.played, played)]
     (folder / "predict.html").write_text(html.predictions(played), encoding="utf-8")
     for done in played:
+        if done.step.looks == "drivers":
+            ran = [side.title for side in done.sides if not side.ended.status]
+            (shared / measured.DRIVERS).write_text(" ".join([*ran, "\n"]), encoding="ascii")
         if not done.as_expected:
             sys.exit(f"{done.step.id}: {done.finding.verdict.value}: {done.finding.evidence}")
         (folder / f"{done.step.id}.html").write_text(
             html.step(screen, demo, done), encoding="utf-8"
         )
-        if done.networks:
-            picture = html.pictured(done.networks)
+        if picture := html.pictured(done):
             (folder / f"{done.step.id}.picture.html").write_text(picture, encoding="utf-8")
         if done.step.id == PICTURED[stage]:
             (folder / "screen.html").write_text(_picture(demo, done), encoding="utf-8")
@@ -120,7 +126,7 @@ def _record(stage: str, folder: Path) -> None:
     (folder / "check.txt").write_text(normal.seconds(normal(judged.stdout)), encoding="utf-8")
 
 
-def _picture(demo: script.Demo, done: engine.Played) -> str:
+def _picture(demo: script.Demo, done: Played) -> str:
     """Return a step's page as it looks on a terminal, drawn by rich."""
     screen = Screen()
     screen.draws = True

@@ -38,7 +38,7 @@ from stages.stage4_overlayfs.more.words import expand
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
     from typing import Any, TypeVar
 
     from stages.stage4_overlayfs.image import Layer
@@ -100,7 +100,7 @@ def build(
     run: Run,
     cache: bool = True,
     created: int | None = None,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Build an image of the directory `context`, give it a name, and say step by step what happens.
 
     `dockerfile` is a file of the context, or elsewhere where its path begins with /. `run` runs a

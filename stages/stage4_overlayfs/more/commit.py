@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import os
 import re
 
 from stages.stage4_overlayfs.image import Image, add_layer, new
@@ -64,5 +65,7 @@ def manifest_of(store: Store, container: str) -> str:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read(256).strip()
     except (FileNotFoundError, NotADirectoryError):
-        why = "no container of an image has this name: `image import` takes a directory"
+        why = "no container has this ID"
+        if os.path.isdir(os.path.dirname(path)):
+            why = "it was made from a directory, not from an image: `image import` makes one of it"
         raise FileNotFoundError(errno.ENOENT, why, shown(container)) from None

@@ -12,8 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CHUNK = 1 << 30
-"""Bytes that one copy_file_range(2) is asked for; it may copy fewer."""
+CHUNK, BUFFER = 1 << 30, 1 << 20
+"""Bytes that one copy_file_range(2) is asked for, and one read(2); they may do fewer."""
 
 
 class Copies:
@@ -63,7 +63,8 @@ class Copies:
             self.times.append((target, status))
 
     def tree(self, source: str) -> None:
-        """Copy a directory with all that is in it."""
+        """Copy a directory with all that is in it, but not what is mounted there."""
+        device = os.lstat(source).st_dev
         self.like(source, "", lambda name: True)
         waiting = [""]
         while waiting:
@@ -71,7 +72,8 @@ class Copies:
             for entry in os.scandir(f"{source}{folder}"):
                 path = f"{folder}/{entry.name}"
                 self.copy(entry.path, path)
-                if entry.is_dir(follow_symlinks=False):
+                here = entry.stat(follow_symlinks=False)
+                if S_ISDIR(here.st_mode) and here.st_dev == device:
                     waiting.append(path)
 
 
@@ -114,9 +116,7 @@ def copy_bytes(source: str, target: str) -> None:
                     break  # a hole up to the end
                 end = os.lseek(reader, start, os.SEEK_HOLE)
                 while start < end:
-                    copied = os.copy_file_range(
-                        reader, writer, min(end - start, CHUNK), start, start
-                    )
+                    copied = copy_some(reader, writer, start, end - start)
                     if copied == 0:
                         return
                     start += copied
@@ -124,3 +124,14 @@ def copy_bytes(source: str, target: str) -> None:
             os.close(writer)
     finally:
         os.close(reader)
+
+
+def copy_some(reader: int, writer: int, start: int, count: int) -> int:
+    """Copy some of `count` bytes from `start` on; return how many."""
+    try:
+        return os.copy_file_range(reader, writer, min(count, CHUNK), start, start)
+    except OSError as error:
+        # From one kind of file system to another the kernel doesn't (Linux 5.19).
+        if error.errno != errno.EXDEV:
+            raise
+    return os.pwrite(writer, os.pread(reader, min(count, BUFFER), start), start)

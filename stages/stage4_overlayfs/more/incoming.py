@@ -56,8 +56,8 @@ def small(found: Source, name: str) -> bytes:
 
 def keep_layer(
     store: Store,
-    found: Source,
-    name: str,
+    what: str,
+    chunks: Iterable[bytes],
     kind: str,
     diff_id: str,
     budget: Budget,
@@ -65,19 +65,35 @@ def keep_layer(
 ) -> Layer:
     """Store a layer, compressed as `kind` or not, and return it.
 
-    Raises ValueError where the tar in it hasn't the digest `diff_id`, or the blob not `digest`;
-    "" is any.
+    Raises ValueError, which begins with `what`, where the tar in it hasn't the digest `diff_id`, or
+    the blob not `digest`; "" is any. Of a blob that is there its own bytes are read, and no others.
     """
-    what = f"{found.what}: {shown(name)}"
+    there = bool(digest) and store.has(digest)
     with about(what):
+        if not kind and digest not in ("", diff_id):
+            raise refused(what, f"not compressed, and yet its diff_id is {diff_id}")
+        chunks = undamaged(store, digest) if there else chunks
         if kind:
-            chunks = while_checked(found.chunks(name), what, kind, diff_id, budget)
-            stored, size = store.add(chunks, digest)
+            chunks = while_checked(chunks, what, kind, diff_id, budget)
         else:
-            if digest not in ("", diff_id):
-                raise refused(what, f"not compressed, and yet its diff_id is {diff_id}")
-            stored, size = store.add(budget.count(what, found.chunks(name)), diff_id)
-    return diff_id, stored, f"{LAYER}+{kind}" if kind else LAYER, size
+            chunks, digest = budget.count(what, chunks), diff_id
+        if there:
+            size = store.size(digest)
+            for _ in chunks:
+                continue
+        else:
+            digest, size = store.add(chunks, digest)
+    return diff_id, digest, f"{LAYER}+{kind}" if kind else LAYER, size
+
+
+def undamaged(store: Store, digest: str) -> Iterator[bytes]:
+    """Yield a blob's bytes, once all are what they should be; raise OSError, EBADMSG, if not.
+
+    Damaged gzip would be said to be its maker's fault otherwise.
+    """
+    for _ in store.chunks(digest):
+        continue
+    yield from store.chunks(digest)
 
 
 def while_checked(

@@ -1,5 +1,6 @@
-"""What overlay and AUFS have in common: each layer is a directory by itself, and so are a
-container's changes. Only how the two are put together differs, and how a deletion is written.
+"""What overlay and AUFS have in common: layers stay apart, and so does what a container writes.
+
+Each is a directory by itself. How they are put together differs, and how a deletion is written.
 """
 
 from __future__ import annotations

@@ -26,10 +26,23 @@ from stages.stage4_overlayfs.more.shapes import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Iterable, Iterator
+    from typing import Any, Protocol
 
     from stages.stage4_overlayfs.more.incoming import Budget, Source
     from stages.stage4_overlayfs.store import Store
+
+    class Blobs(Protocol):
+        """Where an image comes from, a layout or a registry: what it has by what points at it."""
+
+        what: str
+
+        def document(self, row: dict[str, Any]) -> bytes:
+            """Return a document, once its size and its digest are right."""
+
+        def layer(self, row: dict[str, Any]) -> Iterable[bytes]:
+            """Return the bytes of a layer, whose digest has to be checked."""
+
 
 DEEPEST = 4
 """Indexes inside of each other: one for the layout, one for the platforms, and some to spare."""
@@ -48,26 +61,39 @@ def from_layout(store: Store, found: Source, pick: str, budget: Budget) -> Image
     if version.get("imageLayoutVersion") != "1.0.0":
         raise refused(what, f"of version {shown(version.get('imageLayoutVersion'))}, not 1.0.0")
     what = f"{found.what}: index.json"
-    chosen = choose(what, check_index(what, small(found, "index.json")), pick)
+    row = choose(what, check_index(what, small(found, "index.json")), pick)
+    blobs = Layout(found)
+    return from_manifest(store, blobs, for_this_machine(blobs, row), budget)
+
+
+def for_this_machine(blobs: Blobs, row: dict[str, Any]) -> dict[str, Any]:
+    """Return what points at a manifest, through the indexes that are in front of it."""
     for _ in range(DEEPEST):
-        if chosen["mediaType"] not in INDEXES:
+        if row["mediaType"] not in INDEXES:
             break
-        what = f"{found.what}: {chosen['digest']}"
-        chosen = choose(what, check_index(what, document(found, chosen)), "")
-    if chosen["mediaType"] not in MANIFESTS:
-        raise refused(f"{found.what}: {chosen['digest']}", "not an image's manifest")
-    data = document(found, chosen)
-    manifest = check_manifest(f"{found.what}: {chosen['digest']}", data)
-    config = document(found, manifest["config"])
-    what = f"{found.what}: {manifest['config']['digest']}"
+        what = f"{blobs.what}: {row['digest']}"
+        row = choose(what, check_index(what, blobs.document(row)), "")
+    if row["mediaType"] not in MANIFESTS:
+        raise refused(f"{blobs.what}: {row['digest']}", "not an image's manifest")
+    return row
+
+
+def from_manifest(store: Store, blobs: Blobs, row: dict[str, Any], budget: Budget) -> Image:
+    """Read the image of a manifest: whatever is in the store is as it was in the manifest."""
+    data = blobs.document(row)
+    manifest = check_manifest(f"{blobs.what}: {row['digest']}", data)
+    config = blobs.document(manifest["config"])
+    what = f"{blobs.what}: {manifest['config']['digest']}"
     diff_ids = check_config(what, config)["rootfs"].get("diff_ids") or []
     if len(diff_ids) != len(manifest["layers"]):
         raise refused(what, f"{len(manifest['layers'])} layers, but {len(diff_ids)} diff_ids")
-    for diff_id, row in zip(diff_ids, manifest["layers"], strict=True):
-        path = blob(found, row)
-        keep_layer(store, found, path, LAYERS[row["mediaType"]], diff_id, budget, row["digest"])
+    for diff_id, one in zip(diff_ids, manifest["layers"], strict=True):
+        what, kind = f"{blobs.what}: {one['digest']}", LAYERS[one["mediaType"]]
+        *_, size = keep_layer(store, what, blobs.layer(one), kind, diff_id, budget, one["digest"])
+        if size != one["size"]:
+            raise refused(what, f"{size} bytes, where {one['size']} are announced")
     store.add([config], manifest["config"]["digest"])
-    return Image(store, store.add([data], chosen["digest"])[0])
+    return Image(store, store.add([data], row["digest"])[0])
 
 
 def choose(what: str, rows: list[dict[str, Any]], pick: str) -> dict[str, Any]:
@@ -107,18 +133,30 @@ def platform(row: dict[str, Any]) -> str:
     return place.get("architecture") or ""
 
 
-def blob(found: Source, row: dict[str, Any]) -> str:
-    """Return where a layout has a blob; raise ValueError where its size is not what it should."""
-    name = f"blobs/sha256/{check_digest(row['digest'])}"
-    if (size := found.size(name)) != row["size"]:
-        raise refused(f"{found.what}: {name}", f"{size} bytes, where {row['size']} are announced")
-    return name
+class Layout:
+    """The documents and layers of a layout, by what points at them."""
 
+    def __init__(self, found: Source) -> None:
+        """Take what the layout comes in."""
+        self.found, self.what = found, found.what
 
-def document(found: Source, row: dict[str, Any]) -> bytes:
-    """Return a document of a layout, once its size and its digest are right."""
-    name = blob(found, row)
-    data = small(found, name)
-    if (digest := f"sha256:{hashlib.sha256(data).hexdigest()}") != row["digest"]:
-        raise refused(f"{found.what}: {name}", f"its bytes have the digest {digest}")
-    return data
+    def path(self, row: dict[str, Any]) -> str:
+        """Return where a blob is; raise ValueError where its size is not what it should be."""
+        name = f"blobs/sha256/{check_digest(row['digest'])}"
+        if (size := self.found.size(name)) != row["size"]:
+            raise refused(
+                f"{self.what}: {name}", f"{size} bytes, where {row['size']} are announced"
+            )
+        return name
+
+    def document(self, row: dict[str, Any]) -> bytes:
+        """Return a document, once its size and its digest are right."""
+        name = self.path(row)
+        data = small(self.found, name)
+        if (digest := f"sha256:{hashlib.sha256(data).hexdigest()}") != row["digest"]:
+            raise refused(f"{self.what}: {name}", f"its bytes have the digest {digest}")
+        return data
+
+    def layer(self, row: dict[str, Any]) -> Iterator[bytes]:
+        """Return the bytes of a layer, whose size is right, and whose digest has to be checked."""
+        return self.found.chunks(self.path(row))

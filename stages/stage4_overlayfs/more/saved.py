@@ -47,7 +47,8 @@ def from_docker(store: Store, found: Source, pick: str, budget: Budget) -> Image
     layers = []
     for diff_id, name in zip(diff_ids, row["Layers"], strict=True):
         head = next(found.chunks(name), b"")[:8]
-        layers.append(keep_layer(store, found, name, kind_of(head), diff_id, budget))
+        what, chunks = f"{found.what}: {shown(name)}", found.chunks(name)
+        layers.append(keep_layer(store, what, chunks, kind_of(head), diff_id, budget))
     return new(store, config, layers)
 
 

@@ -118,6 +118,12 @@ class AufsUnion(Operations):  # type: ignore[misc]  # mfusepy is not installed e
         """Return that; -1 for the index's own name of the file is in it."""
         return int(linux.getxattr(path, REST) or 0)
 
+    def has_others(self, found: str) -> bool:
+        """Say whether a file may have more names: in the index alone it has those of below."""
+        status = os.lstat(found)
+        several = status.st_nlink > 1 or found.startswith(f"{self.index.folder}/")
+        return several and not S_ISDIR(status.st_mode)
+
     # ---- names
 
     def room(self, path: str) -> str:
@@ -198,7 +204,7 @@ class AufsUnion(Operations):  # type: ignore[misc]  # mfusepy is not installed e
         found = self.real(path)
         if not found.startswith(f"{self.orphans}/"):
             self.copy_up(os.path.dirname(path))
-            if os.lstat(found).st_nlink > 1:
+            if self.has_others(found):
                 found = self.copy_up(path)  # to count its names
             self.hide(path)
         if found.startswith((f"{self.rw}/", f"{self.orphans}/")):
@@ -252,7 +258,7 @@ class AufsUnion(Operations):  # type: ignore[misc]  # mfusepy is not installed e
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
         if folder:
             self.clear(f"{self.rw}{path}")
-        elif os.lstat(self.real(path)).st_nlink > 1:
+        elif self.has_others(self.real(path)):
             self.copy_up(path)  # to count its names
 
     def readdir(self, path: str, fh: int) -> list[Any]:
@@ -273,8 +279,8 @@ class AufsUnion(Operations):  # type: ignore[misc]  # mfusepy is not installed e
             answer[name] = getattr(status, f"{name}_ns")
         if S_ISDIR(status.st_mode):
             answer["st_nlink"] = 1  # "unknown": else find(1) counts on it
-        elif status.st_nlink > 1:
-            rest = linux.getxattr(self.real(path), REST)
+        elif self.has_others(found := self.real(path)):
+            rest = linux.getxattr(found, REST)
             answer["st_nlink"] += int(rest) - 1 if rest else 0
         answer["st_ino"] = self.number(status)
         return answer

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import closing
+from importlib import import_module
 from typing import NamedTuple
 
 from stages import linux
@@ -13,12 +15,14 @@ from stages.stage4_overlayfs import containers, storage
 from stages.stage4_overlayfs.image import Image
 from stages.stage4_overlayfs.more.aside import step_aside
 from stages.stage4_overlayfs.more.build import build as build_image
-from stages.stage4_overlayfs.more.build import sweep
 from stages.stage4_overlayfs.more.commit import commit as commit_image
 from stages.stage4_overlayfs.more.exporting import export_layout, export_tar
 from stages.stage4_overlayfs.more.history import history, inspect
 from stages.stage4_overlayfs.more.importing import import_image
+from stages.stage4_overlayfs.more.interrupts import stoppable
+from stages.stage4_overlayfs.more.leftovers import leftovers, remove_leftovers
 from stages.stage4_overlayfs.more.names import full_name, shown
+from stages.stage4_overlayfs.more.progress import Progress, in_units
 from stages.stage4_overlayfs.more.prune import prune
 from stages.stage4_overlayfs.more.verify import verify
 from stages.stage4_overlayfs.options import Stacked, store_folder
@@ -32,7 +36,10 @@ from stages.stage4_overlayfs.whiteouts import ApplyForm, in_user_namespace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from types import ModuleType
     from typing import Any
+
+    from stages.stage4_overlayfs.more.build import Event
 
     Options = Mapping[str, Sequence[str]]
     Row = tuple[str, str, str, str]
@@ -88,7 +95,10 @@ def image_ls(store: Store, _: Sequence[str], options: Options) -> int:
         keys = ("name", "digest", "layers", "size")
         say(json.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
         return 0
-    table([("NAME", "DIGEST", "LAYERS", "SIZE")] + [(n, d[:19], c, size(s)) for n, d, c, s in rows])
+    table(
+        [("NAME", "DIGEST", "LAYERS", "SIZE")]
+        + [(n, d[:19], c, in_units(s)) for n, d, c, s in rows]
+    )
     return 0
 
 
@@ -106,7 +116,9 @@ def image_history(store: Store, operands: Sequence[str], options: Options) -> in
     shape = [("CREATED", "LAYER", "SIZE", "CREATED BY")]
     for row in rows:
         layer = row["diff_id"][:19] or "-"
-        shape.append((shown(row["created"]), layer, size(row["size"]), shown(row["created_by"])))
+        shape.append(
+            (shown(row["created"]), layer, in_units(row["size"]), shown(row["created_by"]))
+        )
     table(shape)
     return 0
 
@@ -131,6 +143,8 @@ def image_export(store: Store, operands: Sequence[str], options: Options) -> int
     if target == "-":
         export_tar(image, sys.stdout.buffer, names, docker=docker)
         sys.stdout.buffer.flush()
+    elif not os.path.isdir(folder := os.path.dirname(os.path.abspath(target))):
+        raise ValueError(f"{shown(folder)}: no such directory: make it first")
     elif target.endswith(".tar"):
         # Whole or not at all: who finds the file finds an image.
         making = f"{target}.{os.urandom(4).hex()}"
@@ -153,14 +167,18 @@ def image_prune(store: Store, _: Sequence[str], options: Options) -> int:
         storage.choose(driver, store.root).discard(layer.partition(":")[2])
 
     dry_run = "--dry-run" in options
-    if not dry_run:
-        for name in sorted(set(os.listdir(f"{store.root}/layers")) & set(storage.DRIVERS)):
-            sweep(store, storage.choose(name, store.root))
+    left = leftovers(store)
+    if not dry_run and (left or os.listdir(f"{store.root}/layers")):
+        # What an image has closed to all but root, an ordinary user may enter as its root only.
+        own_mounts(Stacked(["/", "?"], {}))
+        remove_leftovers(store)
+    for path in left:
+        say(path)
     gone = prune(store, discard, dry_run=dry_run)
     for digest in (*gone.blobs, *(f"{driver} {layer}" for driver, layer in gone.layers)):
         say(digest)
     word = "would be " if dry_run else ""
-    say(f"{word}removed: {len(gone.blobs)} blobs, {len(gone.layers)} layers, {size(gone.size)}")
+    say(f"{word}removed: {len(gone.blobs)} blobs, {len(gone.layers)} layers, {in_units(gone.size)}")
     return 0
 
 
@@ -172,6 +190,27 @@ def image_verify(store: Store, _: Sequence[str], _options: Options) -> int:
     return FAILED if faults else 0
 
 
+def image_pull(store: Store, operands: Sequence[str], _: Options) -> int:
+    """Fetch an image from a registry; its name says which, as it does for Docker."""
+    with Progress(sys.stderr) as progress:
+        image = distribution().pull(store, operands[0], tell=progress.tell)
+    say(image.digest)
+    return 0
+
+
+def image_push(store: Store, operands: Sequence[str], _: Options) -> int:
+    """Send an image to the registry that its name says, or TARGET."""
+    with Progress(sys.stderr) as progress:
+        digest = distribution().push(store, *operands, tell=progress.tell)
+    say(digest)
+    return 0
+
+
+def distribution() -> ModuleType:
+    """Return the room of registries: HTTP and TLS take long to load."""
+    return import_module("stages.stage4_overlayfs.more.distribution")
+
+
 # ---- containers
 
 
@@ -179,9 +218,11 @@ def build(store: Store, operands: Sequence[str], options: Options) -> int:
     """Build an image of a directory with a Dockerfile, and say what each step did."""
     given = dict(word.partition("=")[::2] for word in options.get("--build-arg", ()))
     driver = last(options, "--storage-driver") or "overlay"
+    if not os.path.isdir(operands[0]):
+        raise ValueError(f"{shown(operands[0])}: no such directory: name that of the Dockerfile")
     shell = Stacked([operands[0] if operands[0].startswith("/") else f"./{operands[0]}", "?"], {})
     own_mounts(shell)
-    for event in build_image(
+    events = build_image(
         store,
         storage.choose(driver, store.root),
         operands[0],
@@ -190,17 +231,25 @@ def build(store: Store, operands: Sequence[str], options: Options) -> int:
         build_args=given,
         run=run_step,
         cache="--no-cache" not in options,
-    ):
-        if event.what == "step":
-            say(f"[{event.step}/{event.steps}] {shown(event.text)}")
-        elif event.what == "note":
-            note(event.text)
-        elif event.what == "built":
-            say(event.digest)
-        else:
-            told = "CACHED" if event.what == "cached" else "made"
-            say(f"      {told}{' ' if event.digest else ''}{event.digest[:19]}")
+    )
+    # Closed, so that it tidies up also where Ctrl-C comes while we are saying something.
+    with closing(events):
+        for event in events:
+            tell(event)
     return 0
+
+
+def tell(event: Event) -> None:
+    """Say what a step of a build did."""
+    if event.what == "step":
+        say(f"[{event.step}/{event.steps}] {shown(event.text)}")
+    elif event.what == "note":
+        note(event.text)
+    elif event.what == "built":
+        say(event.digest)
+    else:
+        told = "CACHED" if event.what == "cached" else "made"
+        say(f"      {told}{' ' if event.digest else ''}{event.digest[:19]}")
 
 
 def run_step(
@@ -286,14 +335,6 @@ def last(options: Options, name: str) -> str:
     return options.get(name, [""])[-1]
 
 
-def size(count: int) -> str:
-    """Return a number of bytes in the unit that fits."""
-    value, units = float(count), ["B", "KiB", "MiB", "GiB"]
-    while value >= 1024 and len(units) > 1:
-        value, units = value / 1024, units[1:]
-    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
-
-
 def table(rows: Sequence[Sequence[object]]) -> None:
     """Write rows in columns; the last one is as wide as it likes."""
     widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
@@ -318,6 +359,11 @@ VERBS = {
         "NAME FILE.tar|DIR|-", 2, 2, "write a tar that Docker loads, or an OCI layout",
         [("", "--form", "FORM", "docker (a tar for both), or oci alone")],
         image_export,
+    ),
+    "image pull": Verb("NAME", 1, 1, "fetch an image from a registry", [], image_pull),
+    "image push": Verb(
+        "NAME [TARGET]", 1, 2, "send an image to the registry in its name, or TARGET's", [],
+        image_push,
     ),
     "image prune": Verb(
         "", 0, 0, "remove what nobody needs",
@@ -378,7 +424,8 @@ def serve_verb(arguments: Sequence[str]) -> int:
             raise Usage(f"{name} needs {verb.operands or 'no operands'}")
         if "--trace" in options:
             linux.watch = linux.trace
-        return verb.do(Store(store_folder()), operands, options)
+        with stoppable():
+            return verb.do(Store(store_folder()), operands, options)
     except Usage as error:
         note(f"{error}\n\n{usage(name, VERBS[name]) if name in VERBS else overview()}")
         return USAGE
