@@ -92,7 +92,7 @@ def machine() -> dict[str, object]:
         "left by a dead run": left,
         "host name": os.uname().nodename,
         "segments": [id_ for id_, mode in segments if not int(mode, 8) & 0o1000],
-        "links": sorted(set(os.listdir("/sys/class/net")) - links_of_runtimes()),
+        "links": sorted(name for name, group in links().items() if group != bridge.TAG),
         "routes": [
             row
             for row in Path("/proc/net/route").read_text(encoding="ascii").splitlines()
@@ -100,6 +100,17 @@ def machine() -> dict[str, object]:
         ],
         "groups": abandoned_groups(),
     }
+
+
+def assert_unchanged(before: dict[str, object]) -> None:
+    """Assert that the machine is as it was before."""
+    after = machine()
+    left = "left by a dead run"
+    known, now = before[left], after[left]
+    assert isinstance(known, list)
+    assert isinstance(now, list)
+    # What another test's killed run had left may have been cleared away meanwhile.
+    assert after == before | {left: [path for path in known if path in now]}
 
 
 def groups() -> set[Path]:
@@ -144,11 +155,16 @@ def processes(mark: str) -> list[str]:
     return found
 
 
+def links() -> dict[str, int]:
+    """Return the links of this machine, each with its group."""
+    found = {}
+    for link in Path("/sys/class/net").glob("*/netdev_group"):
+        # It may go at any time: one that other tests' runtimes had is no link that was missed.
+        with contextlib.suppress(OSError):
+            found[link.parent.name] = int(link.read_text(encoding="ascii"))
+    return found
+
+
 def links_of_runtimes() -> set[str]:
     """Return the links that runtimes have made: by their group, whatever they are called."""
-    found = set()
-    for link in Path("/sys/class/net").glob("*/netdev_group"):
-        with contextlib.suppress(OSError):  # it may go at any time
-            if int(link.read_text(encoding="ascii")) == bridge.TAG:
-                found.add(link.parent.name)
-    return found
+    return {name for name, group in links().items() if group == bridge.TAG}

@@ -13,7 +13,7 @@ from checks.probes.cgroup import JOINS
 from checks.trial import Trial
 from labs.paths import CHECKOUT
 from tests.peers import FACTS, known, meant, verdicts
-from tests.running import check, machine
+from tests.running import assert_unchanged, check, machine
 
 WALLS = [axis for axis in probes() if axes()[axis].stage < 4]
 LAYERS = [axis for axis in probes() if axes()[axis].stage == 4]
@@ -64,7 +64,7 @@ def test_what_a_peer_starts_and_makes_goes_with_its_bench(peer: str, rootfs: Pat
     assert not [pid for pid in there if scratch in _arguments(pid)]
     assert not [group for group in groups if group.exists()]
     assert not os.path.lexists(scratch)
-    assert machine() == before
+    assert_unchanged(before)
 
 
 def _arguments(pid: int) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import LABRUN, machine, processes, run
+from tests.running import LABRUN, assert_unchanged, machine, processes, run
 from tests.stages.faults import (
     OWN_NETWORK,
     calls_before_the_command,
@@ -43,7 +43,7 @@ def inside(stage2: str, rootfs: Path, script: str, *options: str) -> str:
 def nothing_is_left() -> Iterator[None]:
     before = machine()
     yield
-    assert machine() == before
+    assert_unchanged(before)
 
 
 # ---- one namespace at a time

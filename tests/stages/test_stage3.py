@@ -16,7 +16,7 @@ import pytest
 
 from checks import mounts
 from stages.stage3_cgroups import sizes
-from tests.running import abandoned_groups, machine, processes, run
+from tests.running import abandoned_groups, assert_unchanged, machine, processes, run
 from tests.stages.faults import (
     OWN_NETWORK,
     calls_before_the_command,
@@ -59,7 +59,7 @@ def explained(stage3: str, rootfs: Path, script: str, *options: str) -> tuple[in
 def nothing_is_left() -> Iterator[None]:
     before = machine()
     yield
-    assert machine() == before
+    assert_unchanged(before)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import LABRUN, abandoned_groups, machine, processes, run
+from tests.running import LABRUN, abandoned_groups, assert_unchanged, machine, processes, run
 from tests.stages.faults import (
     OWN_NETWORK,
     calls_before_the_command,
@@ -64,7 +64,7 @@ def refused(stage4: str, *words: str) -> str:
 def nothing_is_left() -> Iterator[None]:
     before = machine()
     yield
-    assert machine() == before
+    assert_unchanged(before)
 
 
 @pytest.fixture(scope="module")

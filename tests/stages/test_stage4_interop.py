@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import dockerd
-from tests.running import machine, run
+from tests.running import assert_unchanged, machine, run
 
 pytestmark = [
     pytest.mark.peers,
@@ -39,7 +39,7 @@ CMD ["/bin/sh", "-c", {look}]
 def nothing_is_left() -> Iterator[None]:
     before = machine()
     yield
-    assert machine() == before
+    assert_unchanged(before)
 
 
 @pytest.fixture(scope="module")
