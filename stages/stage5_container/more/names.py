@@ -20,9 +20,10 @@ QUALITIES = (
 )  # fmt: skip
 PEOPLE = (
     "allen", "babbage", "backus", "bartik", "cerf", "church", "clarke", "conway", "cray",
-    "dijkstra", "engelbart", "goldberg", "hamilton", "hoare", "hopper", "huffman", "kay", "kernighan",
-    "knuth", "lamport", "liskov", "lovelace", "mccarthy", "minsky", "naur", "perlman", "postel", "ritchie",
-    "shannon", "tanenbaum", "thompson", "turing", "wilkes", "wirth", "zuse",
+    "dijkstra", "engelbart", "goldberg", "hamilton", "hoare", "hopper", "huffman", "kay",
+    "kernighan", "knuth", "lamport", "liskov", "lovelace", "mccarthy", "minsky", "naur",
+    "perlman", "postel", "ritchie", "shannon", "tanenbaum", "thompson", "turing", "wilkes",
+    "wirth", "zuse",
 )  # fmt: skip
 TRIES = 20
 
