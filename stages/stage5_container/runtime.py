@@ -44,8 +44,9 @@ def live(container: Contained, monitor: Monitor) -> int:
         while monitor.wants_again(status):
             status = run_once(container, signals, monitor)
         stack.state.ended(status)
-        release_signals(signals)
-        return status
+    monitor.over(status)
+    release_signals(signals)
+    return status
 
 
 def run_once(container: Contained, signals: set[int], monitor: Monitor) -> int:

@@ -56,7 +56,7 @@ class Streams:
             source.close()
         if self.feed:
             self.feed.close()
-        self.monitor.feed = None
+        self.monitor.feed = self.monitor.sender = self.monitor.window = None
         for fd in (self.ready, *self.outer.values(), *self.inner.values()):
             self.loop.forget(fd)
             os.close(fd)
@@ -91,11 +91,12 @@ class Streams:
     def serve(self, child: int) -> int:
         """Carry streams and signals to and fro until the child ends; return its exit status."""
         self.child, self.status, self.last_interrupt = child, -1, -INSIST
-        self.begun = False
+        self.begun = self.heard = False
         os.close(self.kept[0])
         for fd in self.inner.values():
             os.close(fd)
         self.inner = {}
+        self.monitor.sender = self.send
         self.loop.watch(self.ready, IN, self.hear)
         self.loop.watch(self.monitor.signals, IN, self.heed)
         if self.pty:
@@ -111,7 +112,9 @@ class Streams:
         self.loop.forget(self.monitor.signals)
         for source in self.sources:
             source.drain()
-        if not self.begun and not self.hear():
+        if not self.heard:
+            self.hear()
+        if not self.begun:
             self.monitor.failed(self.status)
         return self.status
 
@@ -136,13 +139,12 @@ class Streams:
             self.monitor.window = self.pty.resize
             self.pty.resize(*self.monitor.size)
 
-    def hear(self) -> bool:
+    def hear(self) -> None:
         """Hear from the child: the pipe ends without a word when execve(2) closes it."""
         self.loop.forget(self.ready)
-        self.begun = not linux.read(self.ready, 1)
+        self.begun, self.heard = not linux.read(self.ready, 1), True
         if self.begun:
             self.monitor.begun(self.child)
-        return self.begun
 
     def heed(self) -> None:
         """Do what a signal asks for."""
