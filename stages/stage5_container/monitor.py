@@ -42,8 +42,6 @@ SETTLED = 10.0
 class Monitor:
     """The caller's process, as long as the container runs: its streams are the command's."""
 
-    apart = False
-
     def __init__(self, container: Contained) -> None:
         """Take the container; it is not made yet."""
         self.container, self.loop = container, Loop()
@@ -63,31 +61,38 @@ class Monitor:
 
     # ---- what the caller has to do with it
 
-    def relays(self, container: Contained) -> bool:
+    def relays(self) -> bool:
         """Return whether the command's output comes by here: for logs, or to spare a terminal.
 
         With --rm there will be nobody to ask for logs: then the streams are the caller's own.
         """
-        return not container.remove or any(os.isatty(fd) for fd in (0, 1, 2))
+        return not self.container.remove or any(os.isatty(fd) for fd in (0, 1, 2))
 
-    def relays_stdin(self, container: Contained) -> bool:
-        """Return whether the command's stdin does."""
-        return os.isatty(0)
+    def stdin(self) -> str:
+        """Return what the command's stdin is: "own", the caller's own; a "pipe"; or "nothing".
+
+        A caller's terminal is never handed on: the command would be in another session of it.
+        """
+        return "pipe" if os.isatty(0) else "own"
 
     def look_after(self, state: State) -> None:
         """Take charge of a container that has its place in the store."""
         self.state = state
-        self.signals = linux.signalfd(PASSED_ON | {SIGCHLD})
         self.door = Door(self, state.folder)
-        if self.relays(self.container):
-            self.meet()
+        self.be_ready()
         if not self.container.remove:
             self.sinks.append(Log(state.folder, self.container.log))
 
+    def be_ready(self) -> None:
+        """Have signals come by the loop, and the caller's streams."""
+        self.signals = linux.signalfd(PASSED_ON | {SIGCHLD})
+        self.meet()
+
     def meet(self) -> None:
         """Have the caller's streams carried."""
-        self.sinks.append(Caller(self.loop))
-        if self.relays_stdin(self.container):
+        if self.relays() or self.container.tty:
+            self.sinks.append(Caller(self.loop))
+        if self.stdin() == "pipe":
             self.loop.watch(0, IN, self.type)
 
     def type(self) -> None:
@@ -105,6 +110,10 @@ class Monitor:
     def insist(self, child: int) -> None:
         """Say that the command is going to be killed."""
         note(f"second SIGINT within {INSIST:g} s: killing process {child}, asked twice")
+
+    def window_changed(self) -> bool:
+        """Return whether a change of the caller's window is told otherwise than by a signal."""
+        return False
 
     # ---- what visitors have to do with it
 
@@ -129,6 +138,7 @@ class Monitor:
     def made(self, group: ControlGroup, plug: Plug) -> None:
         """Take note of what belongs to it, which others will look for."""
         self.facts = {"groups": places(group), "address": plug.address, "link": plug.name}
+        self.facts["stop_signal"] = self.container.signal_to_stop()
 
     def begun(self, child: int) -> None:
         """Take note that its command runs."""
@@ -180,20 +190,18 @@ class Monitor:
 class Background(Monitor):
     """A process of its own, which nobody waits for."""
 
-    apart = True
-
     def __init__(self, container: Contained, caller: socket) -> None:
         """Take the container, and a socket to whoever has begun it."""
         super().__init__(container)
         self.caller = Visitor(self, caller)
 
-    def relays(self, container: Contained) -> bool:
+    def relays(self) -> bool:
         """Return True: there is no other way for its output."""
         return True
 
-    def relays_stdin(self, container: Contained) -> bool:
+    def stdin(self) -> str:
         """Return whether somebody may want to type."""
-        return container.interactive
+        return "pipe" if self.container.interactive else "nothing"
 
     def meet(self) -> None:
         """Do nothing: whoever wants the streams comes to the door."""
@@ -207,11 +215,16 @@ class Background(Monitor):
         self.caller.tell(b"r" + self.state.id.encode())
         linux.setsid()
         # Whoever reads what the caller writes waits for the last that could write it.
-        null = linux.open_file("/dev/null", linux.O_RDWR | linux.O_CLOEXEC)
-        for fd in (0, 1, 2):
-            linux.dup2(null, fd)
-        os.close(null)
+        leave_streams()
         linux.chdir("/")
+
+
+def leave_streams() -> None:
+    """Have /dev/null for the streams that were the caller's."""
+    null = linux.open_file("/dev/null", linux.O_RDWR | linux.O_CLOEXEC)
+    for fd in (0, 1, 2):
+        linux.dup2(null, fd)
+    os.close(null)
 
 
 class Caller:

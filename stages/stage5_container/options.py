@@ -71,6 +71,7 @@ class Contained(Stacked):
         super().__init__(operands, known)
         self.network = self.network or self.net
         self.id = self.folder = ""
+        self.keep = False  # with `create` even --rm keeps it until it has run
         self.entrypoint = options.get("--entrypoint")
         # What the command gets is what is said here, and what the image says; nothing of ours.
         self.said = variables(options)
@@ -102,7 +103,10 @@ class Contained(Stacked):
         kept = {name: list(values) for name, values in options.items()}
         for name in ("--env-file", "--cidfile", "--trace", "--debug"):
             kept.pop(name, None)
-        kept["--env"] = [os.fsdecode(b"=".join(pair)) for pair in self.said.items()]
+        if self.said:
+            kept["--env"] = [os.fsdecode(b"=".join(pair)) for pair in self.said.items()]
+        else:
+            kept.pop("--env", None)
         if "--volume" in kept:
             kept["--volume"] = [absolute(text) for text in kept["--volume"]]
         root = operands[0]

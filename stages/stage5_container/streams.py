@@ -37,17 +37,19 @@ class Streams:
         self.kept = [told]
         if self.container.tty:
             self.pty = Pty()
-        elif self.monitor.relays(self.container):
+        else:
             self.make_pipes()
         return self
 
     def make_pipes(self) -> None:
         """Make a pipe for each stream that isn't the caller's own."""
-        for stream in (1, 2):
-            self.outer[stream], self.inner[stream] = linux.pipe2(O_CLOEXEC)
-        if self.monitor.relays_stdin(self.container):
+        if self.monitor.relays():
+            for stream in (1, 2):
+                self.outer[stream], self.inner[stream] = linux.pipe2(O_CLOEXEC)
+        source = self.monitor.stdin()
+        if source == "pipe":
             self.inner[0], self.outer[0] = linux.pipe2(O_CLOEXEC)
-        elif self.monitor.apart:
+        elif source == "nothing":
             self.inner[0] = linux.open_file("/dev/null", linux.O_RDONLY | O_CLOEXEC)
 
     def __exit__(self, *_: object) -> None:
@@ -149,6 +151,8 @@ class Streams:
     def heed(self) -> None:
         """Do what a signal asks for."""
         signum = linux.read_signal(self.monitor.signals)
+        if signum == linux.SIGWINCH and self.monitor.window_changed():
+            return
         if signum != SIGCHLD:
             self.send(signum)
         elif ended := linux.waitid(self.child, linux.WEXITED | linux.WNOHANG):
