@@ -87,7 +87,7 @@ def enter(
             become_root(container.rootless)
         container.identity = identify("/", container.user)
         container.environment.setdefault(b"HOME", home_of("/", container.identity[0]))
-        streams.settle()
+        streams.settle(first=False)
         close_all_but(barrier.reader, *streams.kept)
         enter_workdir(container.workdir or "/")
         confine(container)

@@ -47,6 +47,7 @@ class Monitor:
         self.container, self.loop = container, Loop()
         self.sinks: list[Sink] = []
         self.feed: Writer | None = None
+        self.ahead, self.fed, self.at_end = b"", False, False
         self.window: Callable[[int, int], None] | None = None
         self.size = (0, 0)
         self.signals, self.restarts, self.pause = -1, 0, FIRST
@@ -99,13 +100,25 @@ class Monitor:
         """Hand on what comes from the caller's stdin."""
         if self.feed and self.feed.full:
             return
-        data = os.read(0, 4096)
-        if data and self.feed:
-            self.feed.put(data)
-        elif not data:
+        if data := os.read(0, 4096):
+            self.put(data)
+        else:
             self.loop.forget(0)
-            if self.feed:
-                self.feed.end()
+            self.put_end()
+
+    def flush(self) -> None:
+        """Wait until the caller has all that was written; or wants no more of it."""
+        self.unwanted_rest = False
+        self.loop.watch(self.signals, IN, self.tire)
+        callers = [sink for sink in self.sinks if isinstance(sink, Caller)]
+        while any(caller.waiting for caller in callers) and not self.unwanted_rest:
+            self.loop.turn()
+        self.loop.forget(self.signals)
+
+    def tire(self) -> None:
+        """Give up the rest: a signal that would have ended the command ends the waiting for it."""
+        if linux.read_signal(self.signals) not in (SIGCHLD, linux.SIGWINCH):
+            self.unwanted_rest = True
 
     def insist(self, child: int) -> None:
         """Say that the command is going to be killed."""
@@ -114,6 +127,30 @@ class Monitor:
     def window_changed(self) -> bool:
         """Return whether a change of the caller's window is told otherwise than by a signal."""
         return False
+
+    # ---- what is typed
+
+    def put(self, data: bytes) -> None:
+        """Have the command read it, also what is typed before there is one."""
+        if self.feed:
+            self.feed.put(data)
+        elif not self.fed:
+            self.ahead += data
+
+    def put_end(self) -> None:
+        """Have the command come to the end of its stdin."""
+        self.at_end = True
+        if self.feed:
+            self.feed.end()
+
+    def feed_from(self, feed: Writer | None) -> None:
+        """Take where the command reads from; None where it doesn't any more."""
+        self.feed = feed
+        if feed and not self.fed:
+            self.fed = True
+            feed.put(self.ahead)
+        if feed and self.at_end and not self.container.tty:
+            feed.end()
 
     # ---- what visitors have to do with it
 
@@ -238,6 +275,11 @@ class Caller:
     def full(self) -> bool:
         """Return whether the caller has to catch up first."""
         return any(writer.full for writer in self.writers.values())
+
+    @property
+    def waiting(self) -> bool:
+        """Return whether something is still to be written."""
+        return any(writer.waiting for writer in self.writers.values())
 
     def take(self, stream: int, data: bytes) -> None:
         """Take what the command wrote."""

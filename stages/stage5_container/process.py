@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 from stages import linux
 from stages.stage1_chroot import rootfs
 from stages.stage1_chroot.process import PASSED_ON
 from stages.stage4_overlayfs.more.paths import Tree
+
+NAME = b"init"
+"""What the first process is called (--init)."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,6 +56,7 @@ def be_first(kept: Iterable[int]) -> None:
     handler for. A command seldom knows; here the command is no pid 1. See pid_namespaces(7).
     """
     # Whoever could open our /proc/1/exe would have the host's own interpreter (CVE-2019-5736).
+    forget_words()
     linux.set_dumpable(0)
     child = linux.fork()
     if child == 0:
@@ -68,6 +73,20 @@ def be_first(kept: Iterable[int]) -> None:
         while ended := reap():
             if ended.si_pid == child:
                 os._exit(ended.si_status + (0 if ended.si_code == os.CLD_EXITED else 128))
+
+
+def forget_words() -> None:
+    """Wipe the words that the host has started this process with: /proc/1/cmdline shows them.
+
+    See proc_pid_stat(5): where they are in our memory, and our environment.
+    """
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    first, last, variables, end = (int(field) for field in fields[45:49])
+    if first and variables:
+        ctypes.memset(first, 0, last - first)
+        ctypes.memset(variables, 0, end - variables)
+        ctypes.memmove(first, NAME, min(len(NAME), last - first - 1))
 
 
 def reap() -> os.waitid_result | None:

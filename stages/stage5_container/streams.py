@@ -8,7 +8,7 @@ from stages import linux
 from stages.linux import O_CLOEXEC, SIGCHLD, SIGINT, SIGKILL
 from stages.stage1_chroot.process import INSIST
 from stages.stage5_container.loop import IN, Source, Writer
-from stages.stage5_container.terminal import Pty
+from stages.stage5_container.terminal import Pty, show_console
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ class Streams:
             source.close()
         if self.feed:
             self.feed.close()
-        self.monitor.feed = self.monitor.sender = self.monitor.window = None
+        self.monitor.feed_from(None)
+        self.monitor.sender = self.monitor.window = None
         for fd in (self.ready, *self.outer.values(), *self.inner.values()):
             self.loop.forget(fd)
             os.close(fd)
@@ -68,8 +69,10 @@ class Streams:
 
     # ---- in the child
 
-    def settle(self) -> None:
+    def settle(self, *, first: bool = True) -> None:
         """In the child, inside its root: take the streams as 0, 1 and 2, in a session of its own.
+
+        The terminal of the `first` command is the container's console.
 
         What a terminal may do to those who have it as theirs (type for them: TIOCSTI) it may do
         only in its session. See setsid(2), ioctl_tty(2).
@@ -78,7 +81,10 @@ class Streams:
         # Until the command has really begun, errors are for the caller.
         self.kept.append(linux.dup(2))
         if self.pty:
-            self.inner = dict.fromkeys((0, 1, 2), self.pty.take())
+            slave = self.pty.take()
+            self.inner = dict.fromkeys((0, 1, 2), slave)
+            if first and "mnt" in self.container.namespaces:
+                show_console(slave)
         for stream, fd in self.inner.items():
             linux.dup2(fd, stream)
 
@@ -114,6 +120,7 @@ class Streams:
         self.loop.forget(self.monitor.signals)
         for source in self.sources:
             source.drain()
+        self.monitor.flush()
         if not self.heard:
             self.hear()
         if not self.begun:
@@ -129,7 +136,7 @@ class Streams:
         """Have the monitor feed the command through a descriptor."""
         if fd >= 0:
             self.feed = Writer(self.loop, fd)
-        self.monitor.feed = self.feed
+        self.monitor.feed_from(self.feed)
 
     def connect(self) -> None:
         """Take the terminal that the child has opened."""
