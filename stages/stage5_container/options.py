@@ -9,6 +9,8 @@ from stages.stage3_cgroups.options import SHARED
 from stages.stage4_overlayfs import options as stage4
 from stages.stage4_overlayfs.containers import NAME
 from stages.stage4_overlayfs.options import Stacked, is_path, store_folder
+from stages.stage5_container.confine import Rights
+from stages.stage5_container.confine import why as why_not_confined
 from stages.stage5_container.more.signals import signal_number
 
 TYPE_CHECKING = False
@@ -86,6 +88,7 @@ class Contained(Stacked):
         self.cap_drop = list(options.get("--cap-drop", ()))
         self.security = list(options.get("--security-opt", ()))
         self.ulimits = list(options.get("--ulimit", ()))
+        self.rights = Rights(self)
         self.restart, self.tries = policy(last(options, "--restart") or "no")
         if self.remove and self.restart != "no":
             raise ValueError("--restart: with --rm there is nothing to start again: leave one out")
@@ -139,6 +142,10 @@ class Contained(Stacked):
             name, _, value = os.fsencode(text).partition(b"=")
             self.environment[name] = value
         self.environment.update(self.said)
+
+    def why(self, error: OSError) -> str:
+        """Return the cause of a failed call of this stage's, and the remedy."""
+        return why_not_confined(error) or super().why(error)
 
     def signal_to_stop(self) -> int:
         """Return what `stop` is to send."""

@@ -38,6 +38,7 @@ def live(container: Contained, monitor: Monitor) -> int:
     step_aside(container)  # 4
     with Stack(container) as stack:  # 4, and 5: it can be there again
         container.root = stack.root
+        container.rights.prepare(container.store)  # 5
         signals = hold_signals()  # 1
         monitor.look_after(stack.state)  # 5
         status = run_once(container, signals, monitor)
@@ -51,8 +52,8 @@ def live(container: Contained, monitor: Monitor) -> int:
 
 def run_once(container: Contained, signals: set[int], monitor: Monitor) -> int:
     """Run the command in the directory `root`, which is its own; return its exit status."""
-    with ControlGroup(container.limits) as group, Streams(container, monitor) as streams:  # 3, 5
-        device_rules(group)  # 5
+    limited = device_rules(ControlGroup(container.limits))  # 3, 5
+    with limited as group, Streams(container, monitor) as streams:  # 5
         barrier = Barrier()  # 2
         child = fork_into(container.namespaces - container.entered, group.door)  # 2
         if child == 0:
