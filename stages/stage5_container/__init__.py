@@ -1,0 +1,1 @@
+"""Stage 5: all of it together, a container engine."""
