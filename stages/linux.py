@@ -10,6 +10,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # signal wraps it in enums, which costs 5 ms a run
 import ctypes
 import errno
+import fcntl
 import os
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING, without what importing typing costs: 3 ms a run
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     StrPath = str | bytes | os.PathLike[str]
 
 # prctl(2)
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 
 # clone(2), unshare(2), setns(2)
 CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP = 0x80, 0x20000, 0x2000000
@@ -65,10 +66,17 @@ SIGHUP, SIGINT, SIGQUIT, SIGKILL = 1, 2, 3, 9
 SIGUSR1, SIGUSR2 = _signal.SIGUSR1, _signal.SIGUSR2
 SIGPIPE, SIGTERM, SIGCHLD = _signal.SIGPIPE, _signal.SIGTERM, _signal.SIGCHLD
 SIGXFSZ, SIGWINCH = _signal.SIGXFSZ, _signal.SIGWINCH
+SIGSTOP, SIGCONT, SIGTTOU = _signal.SIGSTOP, _signal.SIGCONT, _signal.SIGTTOU
 
 # sigaction(2)
 SIG_DFL, SIG_IGN = _signal.SIG_DFL, _signal.SIG_IGN
 SI_KERNEL = 0x80
+
+# signalfd(2)
+SFD_CLOEXEC, SFD_NONBLOCK = 0o2000000, 0o4000
+
+# ioctl_tty(2)
+TIOCSCTTY, TIOCSWINSZ, TIOCSPTLCK, TIOCGPTPEER = 0x540E, 0x5414, 0x40045431, 0x5441
 
 # sigprocmask(2)
 SIG_BLOCK, SIG_SETMASK = _signal.SIG_BLOCK, _signal.SIG_SETMASK
@@ -103,6 +111,7 @@ _mount = _declare(
 _umount2 = _declare("umount2", ctypes.c_char_p, ctypes.c_int)
 _pivot_root = _declare("pivot_root", ctypes.c_char_p, ctypes.c_char_p)
 _sethostname = _declare("sethostname", ctypes.c_char_p, ctypes.c_size_t)
+_signalfd = _declare("signalfd", ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
 _flock = _declare("flock", ctypes.c_int, ctypes.c_int)
 _socket = _declare("socket", ctypes.c_int, ctypes.c_int, ctypes.c_int)
 _syncfs = _declare("syncfs", ctypes.c_int)
@@ -188,6 +197,15 @@ def set_pdeathsig(signum: int) -> None:
     _call(_prctl, words, PR_SET_PDEATHSIG, signum, 0, 0, 0)
 
 
+def set_dumpable(value: int) -> None:
+    """Say whether others of the same user may look into this process: /proc/PID/exe, fd, root.
+
+    With 0 that takes CAP_SYS_PTRACE. It is 1 again behind execve(2). See
+    PR_SET_DUMPABLE(2const), prctl(2).
+    """
+    _call(_prctl, f"prctl(PR_SET_DUMPABLE, {value})", PR_SET_DUMPABLE, value, 0, 0, 0)
+
+
 def fork() -> int:
     """Return the child's pid in the parent, 0 in the child.
 
@@ -210,6 +228,41 @@ def setpgid(pid: int, pgid: int) -> None:
     See setpgid(2).
     """
     _call(os.setpgid, f"setpgid({pid}, {pgid})", pid, pgid)
+
+
+def setsid() -> None:
+    """Begin a session of this process's own, without a terminal.
+
+    See setsid(2).
+    """
+    _call(os.setsid, "setsid()")
+
+
+def dup(fd: int) -> int:
+    """Return another descriptor of the same open file, which execve(2) closes.
+
+    See dup(2).
+    """
+    return int(_call(os.dup, f"dup({fd})", fd))
+
+
+def dup2(fd: int, fd2: int) -> None:
+    """Have the descriptor `fd2` be the open file of `fd`, also behind execve(2).
+
+    See dup(2).
+    """
+    _call(os.dup2, f"dup2({fd}, {fd2})", fd, fd2)
+
+
+def ioctl(fd: int, operation: int, argument: int | bytes) -> int:
+    """Ask a device for something of its own.
+
+    See ioctl(2).
+    """
+    names = {v: k for k, v in globals().items() if k.startswith("TIOC")}
+    words = f"ioctl({fd}, {names.get(operation, hex(operation))})"
+    result = _call(fcntl.ioctl, words, fd, operation, argument)
+    return result if isinstance(result, int) else 0
 
 
 def execve(path: str, arguments: Sequence[str], environment: Mapping[bytes, bytes]) -> NoReturn:
@@ -283,6 +336,43 @@ def sigwaitinfo(signals: Iterable[int]) -> tuple[int, int]:
     """
     info = _call(_signal.sigwaitinfo, "sigwaitinfo()", signals)
     return int(info.si_signo), int(info.si_code)
+
+
+def signalfd(signals: Iterable[int]) -> int:
+    """Return a descriptor that can be read once one of the blocked `signals` is there.
+
+    See signalfd(2).
+    """
+    mask = sum(1 << (signum - 1) for signum in signals)
+    # sigset_t has room for 1024 signals.
+    set_of_them = (ctypes.c_uint64 * 16)(mask)
+    flags = SFD_CLOEXEC | SFD_NONBLOCK
+    return int(_call(_signalfd, "signalfd(-1)", -1, ctypes.byref(set_of_them), flags))
+
+
+def read_signal(fd: int) -> int:
+    """Return the next signal of a signalfd.
+
+    See signalfd(2).
+    """
+    return int.from_bytes(read(fd, 128)[:4], "little")
+
+
+def pidfd_open(pid: int) -> int:
+    """Return a descriptor of the process `pid`, which stays that one's whoever has the number next.
+
+    See pidfd_open(2).
+    """
+    return int(_call(os.pidfd_open, f"pidfd_open({pid})", pid))
+
+
+def pidfd_send_signal(pidfd: int, signum: int) -> None:
+    """Send a signal to the process of a descriptor.
+
+    See pidfd_send_signal(2).
+    """
+    words = f"pidfd_send_signal({pidfd}, {signal_name(signum)})"
+    _call(_signal.pidfd_send_signal, words, pidfd, signum)
 
 
 def clone3(flags: int, cgroup: int | None = None) -> int:

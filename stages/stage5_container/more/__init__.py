@@ -1,1 +1,1 @@
-"""What stage 5 needs and its story doesn't: each verb, and what a network takes."""
+"""What need not be read to understand a container: each command a room of its own."""

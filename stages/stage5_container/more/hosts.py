@@ -12,6 +12,8 @@ import os
 
 from stages import linux
 from stages.netlink import ipv4
+from stages.stage4_overlayfs import containers
+from stages.stage4_overlayfs.store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,15 +41,23 @@ GATEWAY = "host-gateway"
 def path_of(container: Wired, name: str) -> str:
     """Return where one of the files is: with another's network it is that container's, too."""
     folder = container.folder
-    if container.network.startswith("container:"):
-        folder = f"{os.path.dirname(folder)}/{container.network.partition(':')[2]}"
+    if is_shared(container):
+        other = containers.find(Store(container.store), container.network.partition(":")[2])
+        folder = f"{os.path.dirname(folder)}/{other}"
     return f"{folder}/{name}"
+
+
+def is_shared(container: Wired) -> bool:
+    """Return whether a container has the network of another, and so its files."""
+    return container.network.startswith("container:")
 
 
 def write(container: Wired, address: str) -> dict[str, str]:
     """Write the files; return where each is, by where it is to be inside."""
-    if not container.network.startswith("container:"):
-        rewrite(path_of(container, "hosts"), own_lines(container, address))
+    if not is_shared(container):
+        # Once it is plugged in, others of its network may be there already (more/switchboard.py).
+        if not (address and os.path.exists(path_of(container, "hosts"))):
+            rewrite(path_of(container, "hosts"), own_lines(container, address))
         rewrite(path_of(container, "hostname"), [container.hostname or os.uname().nodename])
         rewrite(path_of(container, "resolv.conf"), resolvers(container))
     places = {f"etc/{name}": path_of(container, name) for name in FILES}

@@ -44,7 +44,7 @@ class Member(NamedTuple):
     names: list[str]
     """What others of its network may call it; none on the shared bridge, as with Docker."""
     hosts: str
-    """The file that is its /etc/hosts, "" where it has none."""
+    """The file that is its /etc/hosts."""
     lines: list[str]
     """What stands there of itself."""
 

@@ -66,7 +66,6 @@ def membership(
     identity = os.path.basename(container.folder)
     cable = network.cable(address)
     known = [name for name in (container.name, identity[:12]) if name]
-    hosts_file = path_of(container, "hosts")
     return Member(
         identity,
         cable,
@@ -77,7 +76,7 @@ def membership(
         address,
         [*ports],
         known if network.id else [],
-        hosts_file if os.path.exists(hosts_file) else "",
+        path_of(container, "hosts"),
         own_lines(container, address),
     )
 
@@ -132,15 +131,14 @@ def remove_bridges(route: Netlink) -> None:
 def spread_names(there: Sequence[Member]) -> None:
     """Have each container's /etc/hosts name those of its network."""
     for member in there:
-        if member.hosts:
-            peers = [
-                f"{other.address}\t{' '.join(other.names)}"
-                for other in there
-                if other.bridge == member.bridge and other.names and other.id != member.id
-            ]
-            # It may have been removed meanwhile, with its container.
-            with contextlib.suppress(FileNotFoundError):
-                rewrite(member.hosts, [*member.lines, *peers])
+        peers = [
+            f"{other.address}\t{' '.join(other.names)}"
+            for other in there
+            if other.bridge == member.bridge and other.names and other.id != member.id
+        ]
+        # It may have been removed meanwhile, with its container.
+        with contextlib.suppress(FileNotFoundError):
+            rewrite(member.hosts, [*member.lines, *peers])
 
 
 def left() -> bool:
