@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from stages.stage5_container.more.members import Member
+    from stages.stage5_container.more.relay import Helper
     from stages.stage5_container.more.seam import Wired
 
 OPEN_TO_ALL = (
@@ -45,15 +46,19 @@ class Plug:
         self.wanted = "net" in container.namespaces and is_bridged(container.network)
         self.name = self.address = ""
         self.member: Member | None = None
+        self.helper: Helper | None = None
 
     def __enter__(self) -> Self:
         """Plug it in, and open its doors; eth0 is inside then, still without its address."""
         if self.wanted:
             # Rules are JSON, and a relay has sockets: whoever needs no network doesn't load them.
             self.board = room("switchboard")
-            self.helper = room("relay").Helper(self.container, self.board.settle_without)
             try:
+                self.helper = room("relay").Helper(self.container, self.board.settle_without)
                 self.plug_in()
+            except OSError as error:
+                self.unplug()
+                raise room("causes").explained(error) from None
             except BaseException:
                 self.unplug()
                 raise
@@ -61,6 +66,7 @@ class Plug:
 
     def plug_in(self) -> None:
         """Make the cable, note who has it, and have the host as that needs it."""
+        assert self.helper
         namespace = linux.open_file(f"/proc/{self.child}/ns/net", os.O_RDONLY)
         try:
             with Lock(), Netlink() as route:
@@ -86,7 +92,8 @@ class Plug:
                     self.board.unplug(route, self.member)
                 self.board.settle(route)
         finally:
-            self.helper.dismiss()
+            if self.helper:
+                self.helper.dismiss()
 
 
 def is_bridged(name: str) -> bool:

@@ -32,3 +32,9 @@ def why(error: OSError) -> str:
         if words.startswith(call) and error.errno == number:
             return cause
     return ""
+
+
+def explained(error: OSError) -> OSError:
+    """Return the error with its cause in its text, where we know one."""
+    cause = why(error)
+    return OSError(error.errno, f"{error.strerror}: {cause}", error.filename) if cause else error

@@ -47,7 +47,13 @@ def rules(members: Sequence[Member], *, closed: bool) -> str:
         return ""
     networks = sorted({(member.bridge, member.subnet) for member in members})
     doors = [(port, member.address) for member in members for port in member.ports]
-    found = [("published", [is_not("iifname", "lo"), *door(*one)]) for one in doors if public(one)]
+    # A container that asks for its own door gets the relay: a bridge sends no frame back by the
+    # port that it came in by.
+    found = [
+        ("published", [is_not("iifname", "lo"), of("saddr", one[1], "!="), *door(*one)])
+        for one in doors
+        if public(one)
+    ]
     # 127.0.0.1 can't be led elsewhere: the kernel drops a packet on a real link that comes from
     # there as a Martian, unless route_localnet is on, and that opens the host's own services on
     # 127.0.0.1 to all who can send to that link (CVE-2020-8558). So the relay listens there.
@@ -112,9 +118,9 @@ def has(key: str, value: object) -> Term:
     return match({"ct": {"key": key}}, "in", value)
 
 
-def of(field: str, value: object) -> Term:
+def of(field: str, value: object, op: str = "==") -> Term:
     """Return the condition that an address of the packet's is that, or in that network."""
-    return match({"payload": {"protocol": "ip", "field": field}}, "==", value)
+    return match({"payload": {"protocol": "ip", "field": field}}, op, value)
 
 
 def prefix(subnet: str) -> Term:
@@ -124,8 +130,7 @@ def prefix(subnet: str) -> Term:
 
 def not_loopback() -> Term:
     """Return the condition that a packet is not for 127.0.0.1, or another of its kind."""
-    loopback = {"prefix": {"addr": "127.0.0.0", "len": 8}}
-    return match({"payload": {"protocol": "ip", "field": "daddr"}}, "!=", loopback)
+    return of("daddr", {"prefix": {"addr": "127.0.0.0", "len": 8}}, "!=")
 
 
 def public(one: tuple[Port, str]) -> bool:

@@ -17,6 +17,7 @@ import resource
 import select
 import socket
 import time
+from struct import Struct
 
 from stages import linux
 from stages.stage5_container.more.publish import Port, ports
@@ -33,6 +34,8 @@ IDLE = 90.0
 """Seconds after which a UDP client that has gone silent is forgotten: as Docker's relay has it."""
 CLIENTS = 4096
 """UDP clients that are remembered at most: each has a socket of its own."""
+IP_PKTINFO, IN_PKTINFO = 8, Struct("=i4s4s")
+"""See ip(7)."""
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 
 
@@ -77,6 +80,8 @@ def listen(port: Port) -> socket.socket:
         if port.protocol == "tcp":
             # Connections of one that has ended may linger, and are no reason to wait. See ip(7).
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        else:
+            made.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         words = f"bind({port.address}:{port.outside}/{port.protocol})"
         linux.request(words, made.bind, (port.address, port.outside))
         if port.protocol == "tcp":
@@ -131,7 +136,7 @@ class Relay:
         self.poll.register(alive, READ)
         self.doors = {listener.fileno(): (port, listener) for port, listener in listeners}
         self.ends: dict[int, End] = {}
-        self.clients: dict[tuple[int, tuple[str, int]], Client] = {}
+        self.clients: dict[tuple[int, tuple[object, ...]], Client] = {}
         self.answers: dict[int, Client] = {}
         for fd in self.doors:
             self.poll.register(fd, READ)
@@ -223,8 +228,10 @@ class Relay:
 
     def carry(self, port: Port, listener: socket.socket) -> None:
         """Take a datagram, and send it to the container from a socket of that client's."""
-        data, sender = listener.recvfrom(PIECE)
-        key = listener.fileno(), sender
+        data, told, _, sender = listener.recvmsg(PIECE, socket.CMSG_SPACE(IN_PKTINFO.size))
+        # struct in_pktinfo: the link, the address to answer from, the one that it was sent to.
+        _, asked, _ = IN_PKTINFO.unpack(told[0][2])
+        key = listener.fileno(), (*sender, asked)
         client = self.clients.get(key)
         if not client:
             if len(self.clients) >= CLIENTS:
@@ -232,7 +239,7 @@ class Relay:
             inner = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             inner.setblocking(False)
             inner.connect((self.address, port.inside))
-            client = self.clients[key] = Client(listener, sender, inner)
+            client = self.clients[key] = Client(listener, sender, asked, inner)
             self.answers[inner.fileno()] = client
             self.poll.register(inner.fileno(), READ)
         client.heard = time.monotonic()
@@ -244,7 +251,7 @@ class Relay:
         for key in [key for key, client in self.clients.items() if client.heard < until]:
             self.drop(key)
 
-    def drop(self, key: tuple[int, tuple[str, int]]) -> None:
+    def drop(self, key: tuple[int, tuple[object, ...]]) -> None:
         """Forget a client."""
         client = self.clients.pop(key)
         del self.answers[client.inner.fileno()]
@@ -293,14 +300,16 @@ class Client:
     """Who sends datagrams to a port, and the socket by which the container answers."""
 
     def __init__(
-        self, listener: socket.socket, sender: tuple[str, int], inner: socket.socket
+        self, listener: socket.socket, sender: tuple[str, int], asked: bytes, inner: socket.socket
     ) -> None:
-        """Begin now."""
-        self.listener, self.sender, self.inner = listener, sender, inner
+        """Begin now; `asked` is the address of the host's that the client knows."""
+        self.listener, self.sender, self.asked, self.inner = listener, sender, asked, inner
         self.heard = time.monotonic()
 
     def answer(self) -> None:
         """Carry an answer back."""
         data = self.inner.recv(PIECE)
         self.heard = time.monotonic()
-        self.listener.sendto(data, self.sender)
+        # The host has several addresses, and a client listens to the one that it has asked.
+        source = IN_PKTINFO.pack(0, self.asked, bytes(4))
+        self.listener.sendmsg([data], [(socket.IPPROTO_IP, IP_PKTINFO, source)], 0, self.sender)

@@ -141,8 +141,12 @@ def spread_names(there: Sequence[Member]) -> None:
             rewrite(member.hosts, [*member.lines, *peers])
 
 
-def left() -> bool:
-    """Return whether there is something of a killed runtime's that `settle` would take away."""
-    with Netlink() as route, Lock():
-        noted = members.note(members.RULES) or members.note(members.FORWARDING)
-        return bool(noted) and not members.living(route)
+def left() -> list[str]:
+    """Return what a killed runtime has left, and `settle` would take away."""
+    if not os.path.isdir(members.folder()):
+        return []
+    with Lock(), Netlink() as route:
+        if members.living(route):
+            return []
+        found = [f"table {' '.join(nft.TABLE.values())}"] if members.note(members.RULES) else []
+        return found + list(map(forwarding.switch, members.note(members.FORWARDING).split()))
