@@ -58,6 +58,9 @@ def command(arguments: Sequence[str]) -> int:
         name = f"{verb} {rest[0]}" if two else verb
         status = room("verb").serve(name, module.VERBS, rest[1:] if two else rest)
         return status
+    if verb in ("network", "volume"):
+        status = room(f"{verb}_verbs").serve(arguments)
+        return status
     if verb in STAGE4:
         image = import_module("stages.stage4_overlayfs.more.verbs")
         status = image.serve_verb([*STAGE4[verb], *rest])

@@ -85,7 +85,7 @@ def enter(
             linux.setns(*namespaces)
         if "user" in container.namespaces:
             become_root(container.rootless)
-        container.identity = identify("/", container.user)
+        container.identity = who(container.user)
         container.environment.setdefault(b"HOME", home_of("/", container.identity[0]))
         streams.settle(first=False)
         close_all_but(barrier.reader, *streams.kept)
@@ -100,3 +100,11 @@ def enter(
     finally:
         # Whatever went wrong, this process must never go on as the parent.
         os._exit(FAILED)
+
+
+def who(user: str) -> tuple[int, int, list[int]]:
+    """Return who a user is, by the files of the container that we are in; or raise OSError."""
+    try:
+        return identify("/", user)
+    except ValueError as error:
+        raise OSError(errno.EINVAL, str(error), "exec") from None

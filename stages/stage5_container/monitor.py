@@ -15,8 +15,11 @@ from stages import linux
 from stages.command_line import note
 from stages.linux import SIGCHLD, SIGKILL
 from stages.stage1_chroot.process import INSIST, PASSED_ON
+from stages.stage3_cgroups.v1 import GroupV1
+from stages.stage3_cgroups.v2 import GroupV2
 from stages.stage5_container.door import Door, Visitor
 from stages.stage5_container.loop import IN, Loop, Writer
+from stages.stage5_container.more.devices import DeviceGroup
 from stages.stage5_container.more.log import Log
 
 TYPE_CHECKING = False
@@ -290,7 +293,10 @@ def places(group: ControlGroup) -> dict[str, Any]:
     """Return where a control group is: for each controller of v1, and "" for v2."""
     found: dict[str, str] = {}
     for part in group.parts:
-        found.update(getattr(part, "paths", {}))
-        if path := getattr(part, "path", ""):
-            found[""] = path
+        if isinstance(part, GroupV1):
+            found.update(part.paths)
+        elif isinstance(part, GroupV2) and part.path:
+            found[""] = part.path
+        elif isinstance(part, DeviceGroup) and part.path:
+            found["devices"] = part.path
     return found

@@ -11,6 +11,7 @@ from stages.stage4_overlayfs.containers import NAME
 from stages.stage4_overlayfs.options import Stacked, is_path, store_folder
 from stages.stage5_container.confine import Rights
 from stages.stage5_container.confine import why as why_not_confined
+from stages.stage5_container.more.causes import why as why_no_network
 from stages.stage5_container.more.signals import signal_number
 
 TYPE_CHECKING = False
@@ -145,7 +146,7 @@ class Contained(Stacked):
 
     def why(self, error: OSError) -> str:
         """Return the cause of a failed call of this stage's, and the remedy."""
-        return why_not_confined(error) or super().why(error)
+        return why_not_confined(error) or why_no_network(error) or super().why(error)
 
     def signal_to_stop(self) -> int:
         """Return what `stop` is to send."""

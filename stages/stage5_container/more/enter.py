@@ -73,6 +73,7 @@ def enter(store: Store, operands: Sequence[str], options: Options) -> int:
     if frozen(facts):
         raise OSError(errno.EAGAIN, "it is paused: `unpause` it first", operands[0])
     container = asked_for(made_again(state), config_of(state), operands[1:], options)
+    container.rights.prepare(store.root)
     occupy_closed_streams()
     if "--detach" in options:
         return execute_apart(container, facts)
