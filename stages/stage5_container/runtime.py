@@ -22,7 +22,8 @@ from stages.stage3_cgroups.report import explain
 from stages.stage4_overlayfs.more.aside import step_aside
 from stages.stage4_overlayfs.room import cover
 from stages.stage5_container.confine import confine, device_rules, furnish
-from stages.stage5_container.network import Plug, bring_up, etc_files
+from stages.stage5_container.more.neighbour import other_network
+from stages.stage5_container.network import Plug, bring_up, etc_files, share_network
 from stages.stage5_container.process import be_first, close_all_but, enter_workdir
 from stages.stage5_container.stack import Stack
 from stages.stage5_container.streams import Streams
@@ -38,6 +39,7 @@ def live(container: Contained, monitor: Monitor) -> int:
     step_aside(container)  # 4
     with Stack(container) as stack:  # 4, and 5: it can be there again
         container.root = stack.root
+        container.rights.prepare(container.store)  # 5
         signals = hold_signals()  # 1
         monitor.look_after(stack.state)  # 5
         status = run_once(container, signals, monitor)
@@ -51,12 +53,12 @@ def live(container: Contained, monitor: Monitor) -> int:
 
 def run_once(container: Contained, signals: set[int], monitor: Monitor) -> int:
     """Run the command in the directory `root`, which is its own; return its exit status."""
-    with ControlGroup(container.limits) as group, Streams(container, monitor) as streams:  # 3, 5
-        device_rules(group)  # 5
-        barrier = Barrier()  # 2
+    limited = device_rules(ControlGroup(container.limits))  # 3, 5
+    with limited as group, Streams(container, monitor) as streams:  # 5
+        barrier, shared = Barrier(), other_network(container)  # 2, 5
         child = fork_into(container.namespaces - container.entered, group.door)  # 2
         if child == 0:
-            contain(container, signals, barrier, group, streams)
+            contain(container, signals, barrier, group, streams, shared)
         with Waiting(child, barrier):
             if "user" in container.namespaces - container.entered:
                 map_ids(child)  # 2
@@ -67,6 +69,8 @@ def run_once(container: Contained, signals: set[int], monitor: Monitor) -> int:
                 monitor.made(group, plug)  # 5
                 barrier.open(plug.address)
                 status = streams.serve(child)
+        if shared is not None:
+            os.close(shared)
         usage = group.read(Usage())  # 3
         if container.explain:
             explain(container.limits, usage, status)
@@ -74,7 +78,12 @@ def run_once(container: Contained, signals: set[int], monitor: Monitor) -> int:
 
 
 def contain(
-    container: Contained, signals: set[int], barrier: Barrier, group: ControlGroup, streams: Streams
+    container: Contained,
+    signals: set[int],
+    barrier: Barrier,
+    group: ControlGroup,
+    streams: Streams,
+    shared: int | None,
 ) -> None:
     """Be the child: join the group, give up the host's view step by step, become the command."""
     try:
@@ -87,6 +96,8 @@ def contain(
             shift_boottime(container.boottime)  # 2
         if "net" in new:
             bring_up(address)  # 2
+        if shared is not None:
+            share_network(shared)  # 5
         if container.net_rate:
             shape("eth0", container.net_rate)  # 3
         if container.hostname:

@@ -11,6 +11,7 @@ from stages.stage4_overlayfs.room import make_room
 from stages.stage5_container.confine import identify
 from stages.stage5_container.more.names import new_names
 from stages.stage5_container.network import etc_files
+from stages.stage5_container.process import home_of
 from stages.stage5_container.state import State, write
 
 TYPE_CHECKING = False
@@ -53,6 +54,7 @@ class Stack(stack.Stack):
             self.driver.prepare(layers)
             self.root = self.driver.mount(self.id, layers)
         container.identity = identify(self.root, container.user)
+        container.environment.setdefault(b"HOME", home_of(self.root, container.identity[0]))
         container.volumes += etc_files(container, "")
         self.made = make_room(self.root, container)
 
@@ -86,9 +88,20 @@ class Stack(stack.Stack):
     def give_up(self, *, keep: bool) -> None:
         """Unmount, and with `keep` leave what the container wrote."""
         # One that was there before stays, also where it could not be started.
-        super().give_up(keep=keep or (self.known and not self.container.remove))
+        keep |= self.container.keep or (self.known and not self.container.remove)
+        super().give_up(keep=keep)
 
     def follow(self, image: Image) -> None:
         """Take from the image what the command line doesn't say."""
         self.config = image.config.get("config") or {}
         self.container.follow(self.config)
+
+
+def config_of(state: State) -> dict[str, Any]:
+    """Return what the image of a container says: none where it is of a directory."""
+    try:
+        with open(f"{state.folder}/image", encoding="ascii") as file:
+            digest = file.read().strip()
+    except FileNotFoundError:
+        return {}
+    return Image(state.store, digest).config.get("config") or {}
