@@ -93,7 +93,7 @@ def test_some_free_port_is_found_where_none_is_said(net: Internet, rootfs: Path)
         assert net.beyond.asks(OUTSIDE, outside).startswith("web ")
 
 
-FLOOD = """
+FLOOD = r"""
 import socket, sys, threading
 body = bytes(range(256)) * 8192
 def one():

@@ -99,9 +99,15 @@ def settle(route: Netlink) -> None:
     # The rules that close the way come before it is open, and go after.
     alone = bool(there) and not forwarding.is_on(forwarding.ALL)
     rules = nft.rules(there, closed=alone)
-    if rules != members.note(members.RULES):
+    before = members.note(members.RULES)
+    if rules != before:
         members.write(members.RULES, UNSURE)
-        nft.apply(rules)
+        try:
+            nft.apply(rules)
+        except OSError:
+            # All or nothing: the table is what it was.
+            members.write(members.RULES, before)
+            raise
         members.write(members.RULES, rules)
     if there:
         forwarding.on(route)
