@@ -527,6 +527,7 @@ def test_no_descriptor_of_the_callers_comes_in_by_exec(engine: Engine) -> None:
 
 WATCH = """
 while :; do
+  sleep 0.05
   for one in /proc/[0-9]*; do
     for what in exe root cwd; do
       link=$(readlink $one/$what 2>/dev/null) || continue
