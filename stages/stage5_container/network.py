@@ -29,13 +29,6 @@ if TYPE_CHECKING:
     from stages.stage5_container.more.relay import Helper
     from stages.stage5_container.more.seam import Wired
 
-OPEN_TO_ALL = (
-    # file below /proc/sys/net/ipv4, what Docker writes there, too: the network is the container's
-    # own, so these need no capability. See ip(7), icmp(7).
-    ("ip_unprivileged_port_start", "0"),
-    ("ping_group_range", "0 2147483647"),
-)
-
 
 class Plug:
     """A container's place in a network, for as long as it runs."""
@@ -102,10 +95,8 @@ def is_bridged(name: str) -> bool:
 
 
 def bring_up(address: str) -> None:
-    """In the child: set `lo` up, give eth0 its address and a way out, and let all have ports."""
+    """In the child: set `lo` up, and give eth0 its address and a way out, as in stage 2."""
     network.bring_up(address)
-    for name, value in OPEN_TO_ALL:
-        linux.write_file(f"/proc/sys/net/ipv4/{name}", value)
 
 
 def open_network(pid: int) -> int:

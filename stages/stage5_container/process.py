@@ -17,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from stages.stage5_container.options import Contained
+
 
 def close_all_but(*kept: int) -> None:
     """Close all descriptors but stdin, stdout, stderr, and those that execve(2) itself closes.
@@ -29,6 +31,17 @@ def close_all_but(*kept: int) -> None:
             linux.close_range(first, fd - 1)
         first = fd + 1
     linux.close_range(first, 0xFFFFFFFF)
+
+
+def hold_sources(container: Contained) -> None:
+    """Open what is to be mounted, while we still are who may go there.
+
+    The root of a user namespace is some other user outside, and the store is closed to that one.
+    """
+    for index, one in enumerate(container.volumes):
+        if one.source:
+            fd = linux.open_file(one.source, linux.O_PATH | linux.O_CLOEXEC)
+            container.volumes[index] = one._replace(source=f"/proc/self/fd/{fd}")
 
 
 def enter_workdir(directory: str) -> None:

@@ -24,7 +24,7 @@ from stages.stage4_overlayfs.room import cover
 from stages.stage5_container.confine import confine, device_rules, furnish
 from stages.stage5_container.more.neighbour import other_network
 from stages.stage5_container.network import Plug, bring_up, etc_files, share_network
-from stages.stage5_container.process import be_first, close_all_but, enter_workdir
+from stages.stage5_container.process import be_first, close_all_but, enter_workdir, hold_sources
 from stages.stage5_container.stack import Stack
 from stages.stage5_container.streams import Streams
 
@@ -107,6 +107,7 @@ def contain(
         else:
             enter_root(container.root)  # 1
         if "user" in new:
+            hold_sources(container)  # 5
             become_root(container.rootless)  # 2
         if "mnt" in new:
             furnish(container)  # 2, and 5: what is masked, what is read-only

@@ -44,7 +44,7 @@ class Stack(stack.Stack):
             if new:
                 self.create(manifest)
             else:
-                self.lock = containers.occupy(f"{self.store.root}/containers/{container.id}")
+                self.lock = self.occupy()
                 self.id = container.id
             self.state = State(self.store, self.id)
             container.id, container.folder = self.id, self.state.folder
@@ -59,6 +59,14 @@ class Stack(stack.Stack):
         fill(container.store, self.root, container.volumes)
         container.volumes += etc_files(container, "")
         self.made = make_room(self.root, container)
+
+    def occupy(self) -> int:
+        """Return the lock of a container that is there; raise OSError, EBUSY, while it runs."""
+        try:
+            return containers.occupy(f"{self.store.root}/containers/{self.container.id}")
+        except BlockingIOError:
+            why = "it runs already, or somebody is just starting it"
+            raise OSError(errno.EBUSY, why, self.container.name) from None
 
     def create(self, manifest: str) -> None:
         """Make its folder; without a name it gets one."""

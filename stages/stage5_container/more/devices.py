@@ -15,6 +15,7 @@ from stages import linux
 from stages.stage3_cgroups.more.files import entries, kill_all, make, remove_when_empty
 from stages.stage3_cgroups.more.find import Trees
 from stages.stage3_cgroups.v2 import GroupV2
+from stages.stage4_overlayfs.whiteouts import in_user_namespace
 from stages.stage5_container.more.device_program import program
 
 TYPE_CHECKING = False
@@ -62,7 +63,7 @@ def device_rules(group: ControlGroup) -> ControlGroup:
     An ordinary user's group has none, and needs none: in a user namespace nobody can make a node,
     and the host's own are opened by the user's rights.
     """
-    if os.geteuid() == 0:
+    if not in_user_namespace():
         group.parts.append(DeviceGroup(group))
     return group
 
