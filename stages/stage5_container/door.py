@@ -133,10 +133,10 @@ class Visitor:
         if letter in b"AO":
             self.owner = letter == b"O"
             monitor.sinks.append(self)
-        elif letter == b"i" and monitor.feed:
-            monitor.feed.put(more)
-        elif letter == b"e" and monitor.feed and self.owner and not monitor.container.tty:
-            monitor.feed.end()
+        elif letter == b"i":
+            monitor.put(more)
+        elif letter == b"e" and self.owner and not monitor.container.tty:
+            monitor.put_end()
         elif letter == b"w" and len(more) == 4:
             rows, columns = unpack("HH", more)
             monitor.resize(rows, columns)

@@ -11,6 +11,7 @@ from stages.stage4_overlayfs.containers import NAME
 from stages.stage4_overlayfs.options import Stacked, is_path, store_folder
 from stages.stage5_container.confine import Rights
 from stages.stage5_container.confine import why as why_not_confined
+from stages.stage5_container.more.causes import why as why_no_network
 from stages.stage5_container.more.signals import signal_number
 
 TYPE_CHECKING = False
@@ -73,6 +74,7 @@ class Contained(Stacked):
         super().__init__(operands, known)
         self.network = self.network or self.net
         self.id = self.folder = ""
+        self.keep = False  # with `create` even --rm keeps it until it has run
         self.entrypoint = options.get("--entrypoint")
         # What the command gets is what is said here, and what the image says; nothing of ours.
         self.said = variables(options)
@@ -105,7 +107,10 @@ class Contained(Stacked):
         kept = {name: list(values) for name, values in options.items()}
         for name in ("--env-file", "--cidfile", "--trace", "--debug"):
             kept.pop(name, None)
-        kept["--env"] = [os.fsdecode(b"=".join(pair)) for pair in self.said.items()]
+        if self.said:
+            kept["--env"] = [os.fsdecode(b"=".join(pair)) for pair in self.said.items()]
+        else:
+            kept.pop("--env", None)
         if "--volume" in kept:
             kept["--volume"] = [absolute(text) for text in kept["--volume"]]
         root = operands[0]
@@ -141,7 +146,7 @@ class Contained(Stacked):
 
     def why(self, error: OSError) -> str:
         """Return the cause of a failed call of this stage's, and the remedy."""
-        return why_not_confined(error) or super().why(error)
+        return why_not_confined(error) or why_no_network(error) or super().why(error)
 
     def signal_to_stop(self) -> int:
         """Return what `stop` is to send."""

@@ -22,8 +22,9 @@ from stages.stage3_cgroups.report import explain
 from stages.stage4_overlayfs.more.aside import step_aside
 from stages.stage4_overlayfs.room import cover
 from stages.stage5_container.confine import confine, device_rules, furnish
-from stages.stage5_container.network import Plug, bring_up, etc_files
-from stages.stage5_container.process import be_first, close_all_but, enter_workdir
+from stages.stage5_container.more.neighbour import other_network
+from stages.stage5_container.network import Plug, bring_up, etc_files, share_network
+from stages.stage5_container.process import be_first, close_all_but, enter_workdir, hold_sources
 from stages.stage5_container.stack import Stack
 from stages.stage5_container.streams import Streams
 
@@ -54,10 +55,10 @@ def run_once(container: Contained, signals: set[int], monitor: Monitor) -> int:
     """Run the command in the directory `root`, which is its own; return its exit status."""
     limited = device_rules(ControlGroup(container.limits))  # 3, 5
     with limited as group, Streams(container, monitor) as streams:  # 5
-        barrier = Barrier()  # 2
+        barrier, shared = Barrier(), other_network(container)  # 2, 5
         child = fork_into(container.namespaces - container.entered, group.door)  # 2
         if child == 0:
-            contain(container, signals, barrier, group, streams)
+            contain(container, signals, barrier, group, streams, shared)
         with Waiting(child, barrier):
             if "user" in container.namespaces - container.entered:
                 map_ids(child)  # 2
@@ -68,6 +69,8 @@ def run_once(container: Contained, signals: set[int], monitor: Monitor) -> int:
                 monitor.made(group, plug)  # 5
                 barrier.open(plug.address)
                 status = streams.serve(child)
+        if shared is not None:
+            os.close(shared)
         usage = group.read(Usage())  # 3
         if container.explain:
             explain(container.limits, usage, status)
@@ -75,7 +78,12 @@ def run_once(container: Contained, signals: set[int], monitor: Monitor) -> int:
 
 
 def contain(
-    container: Contained, signals: set[int], barrier: Barrier, group: ControlGroup, streams: Streams
+    container: Contained,
+    signals: set[int],
+    barrier: Barrier,
+    group: ControlGroup,
+    streams: Streams,
+    shared: int | None,
 ) -> None:
     """Be the child: join the group, give up the host's view step by step, become the command."""
     try:
@@ -88,6 +96,8 @@ def contain(
             shift_boottime(container.boottime)  # 2
         if "net" in new:
             bring_up(address)  # 2
+        if shared is not None:
+            share_network(shared)  # 5
         if container.net_rate:
             shape("eth0", container.net_rate)  # 3
         if container.hostname:
@@ -97,6 +107,7 @@ def contain(
         else:
             enter_root(container.root)  # 1
         if "user" in new:
+            hold_sources(container)  # 5
             become_root(container.rootless)  # 2
         if "mnt" in new:
             furnish(container)  # 2, and 5: what is masked, what is read-only

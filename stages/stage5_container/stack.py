@@ -11,6 +11,7 @@ from stages.stage4_overlayfs.room import make_room
 from stages.stage5_container.confine import identify
 from stages.stage5_container.more.names import new_names
 from stages.stage5_container.network import etc_files
+from stages.stage5_container.process import home_of
 from stages.stage5_container.state import State, write
 
 TYPE_CHECKING = False
@@ -42,7 +43,7 @@ class Stack(stack.Stack):
             if new:
                 self.create(manifest)
             else:
-                self.lock = containers.occupy(f"{self.store.root}/containers/{container.id}")
+                self.lock = self.occupy()
                 self.id = container.id
             self.state = State(self.store, self.id)
             container.id, container.folder = self.id, self.state.folder
@@ -53,8 +54,17 @@ class Stack(stack.Stack):
             self.driver.prepare(layers)
             self.root = self.driver.mount(self.id, layers)
         container.identity = identify(self.root, container.user)
+        container.environment.setdefault(b"HOME", home_of(self.root, container.identity[0]))
         container.volumes += etc_files(container, "")
         self.made = make_room(self.root, container)
+
+    def occupy(self) -> int:
+        """Return the lock of a container that is there; raise OSError, EBUSY, while it runs."""
+        try:
+            return containers.occupy(f"{self.store.root}/containers/{self.container.id}")
+        except BlockingIOError:
+            why = "it runs already, or somebody is just starting it"
+            raise OSError(errno.EBUSY, why, self.container.name) from None
 
     def create(self, manifest: str) -> None:
         """Make its folder; without a name it gets one."""
@@ -86,9 +96,20 @@ class Stack(stack.Stack):
     def give_up(self, *, keep: bool) -> None:
         """Unmount, and with `keep` leave what the container wrote."""
         # One that was there before stays, also where it could not be started.
-        super().give_up(keep=keep or (self.known and not self.container.remove))
+        keep |= self.container.keep or (self.known and not self.container.remove)
+        super().give_up(keep=keep)
 
     def follow(self, image: Image) -> None:
         """Take from the image what the command line doesn't say."""
         self.config = image.config.get("config") or {}
         self.container.follow(self.config)
+
+
+def config_of(state: State) -> dict[str, Any]:
+    """Return what the image of a container says: none where it is of a directory."""
+    try:
+        with open(f"{state.folder}/image", encoding="ascii") as file:
+            digest = file.read().strip()
+    except FileNotFoundError:
+        return {}
+    return Image(state.store, digest).config.get("config") or {}

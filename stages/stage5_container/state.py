@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
     Facts = dict[str, Any]
 
-LIVE = ("running", "restarting")
+LIVE = ("starting", "running", "restarting")
 KILLED = 128 + linux.SIGKILL
 """How a command ends whose monitor was killed: the kernel kills it, too (PR_SET_PDEATHSIG)."""
 NEW: Facts = {
     "status": "created", "pid": 0, "birth": 0, "monitor": 0, "monitor_birth": 0, "boot": "",
     "started_at": 0, "finished_at": 0, "exit_code": 0, "error": "", "oom_killed": False,
-    "restarts": 0, "groups": {}, "address": "", "link": "",
+    "restarts": 0, "groups": {}, "address": "", "link": "", "stop_signal": 0,
 }  # fmt: skip
 """Times are in ns since 1970; births in clock ticks since the boot, as proc(5) has them."""
 
@@ -67,6 +67,8 @@ class State:
         """Return how it is, whatever the last one to write it down could know."""
         found = NEW | read(f"{self.folder}/state.json")
         if found["status"] in LIVE and not is_alive(found, "monitor"):
+            if found["status"] == "starting":
+                return found | {"status": "exited" if found["started_at"] else "created"}
             found |= {"status": "exited", "exit_code": KILLED, "pid": 0, "groups": {}}
             found["error"] = "its monitor was killed, or the machine switched off"
             found["finished_at"] = found["finished_at"] or found["started_at"]
@@ -79,7 +81,7 @@ class State:
     def begin(self) -> None:
         """Note who looks after it from now on: this process."""
         me, boot = os.getpid(), boot_id()
-        self.note(status="restarting", monitor=me, monitor_birth=birth(me), boot=boot, pid=0)
+        self.note(status="starting", monitor=me, monitor_birth=birth(me), boot=boot, pid=0)
 
     def started(self, child: int, **facts: object) -> None:
         """Note that its command runs."""

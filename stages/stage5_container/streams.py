@@ -8,7 +8,7 @@ from stages import linux
 from stages.linux import O_CLOEXEC, SIGCHLD, SIGINT, SIGKILL
 from stages.stage1_chroot.process import INSIST
 from stages.stage5_container.loop import IN, Source, Writer
-from stages.stage5_container.terminal import Pty
+from stages.stage5_container.terminal import Pty, show_console
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,17 +37,19 @@ class Streams:
         self.kept = [told]
         if self.container.tty:
             self.pty = Pty()
-        elif self.monitor.relays(self.container):
+        else:
             self.make_pipes()
         return self
 
     def make_pipes(self) -> None:
         """Make a pipe for each stream that isn't the caller's own."""
-        for stream in (1, 2):
-            self.outer[stream], self.inner[stream] = linux.pipe2(O_CLOEXEC)
-        if self.monitor.relays_stdin(self.container):
+        if self.monitor.relays():
+            for stream in (1, 2):
+                self.outer[stream], self.inner[stream] = linux.pipe2(O_CLOEXEC)
+        source = self.monitor.stdin()
+        if source == "pipe":
             self.inner[0], self.outer[0] = linux.pipe2(O_CLOEXEC)
-        elif self.monitor.apart:
+        elif source == "nothing":
             self.inner[0] = linux.open_file("/dev/null", linux.O_RDONLY | O_CLOEXEC)
 
     def __exit__(self, *_: object) -> None:
@@ -56,7 +58,8 @@ class Streams:
             source.close()
         if self.feed:
             self.feed.close()
-        self.monitor.feed = self.monitor.sender = self.monitor.window = None
+        self.monitor.feed_from(None)
+        self.monitor.sender = self.monitor.window = None
         for fd in (self.ready, *self.outer.values(), *self.inner.values()):
             self.loop.forget(fd)
             os.close(fd)
@@ -66,8 +69,10 @@ class Streams:
 
     # ---- in the child
 
-    def settle(self) -> None:
+    def settle(self, *, first: bool = True) -> None:
         """In the child, inside its root: take the streams as 0, 1 and 2, in a session of its own.
+
+        The terminal of the `first` command is the container's console.
 
         What a terminal may do to those who have it as theirs (type for them: TIOCSTI) it may do
         only in its session. See setsid(2), ioctl_tty(2).
@@ -76,7 +81,10 @@ class Streams:
         # Until the command has really begun, errors are for the caller.
         self.kept.append(linux.dup(2))
         if self.pty:
-            self.inner = dict.fromkeys((0, 1, 2), self.pty.take())
+            slave = self.pty.take()
+            self.inner = dict.fromkeys((0, 1, 2), slave)
+            if first and "mnt" in self.container.namespaces:
+                show_console(slave)
         for stream, fd in self.inner.items():
             linux.dup2(fd, stream)
 
@@ -112,6 +120,7 @@ class Streams:
         self.loop.forget(self.monitor.signals)
         for source in self.sources:
             source.drain()
+        self.monitor.flush()
         if not self.heard:
             self.hear()
         if not self.begun:
@@ -127,7 +136,7 @@ class Streams:
         """Have the monitor feed the command through a descriptor."""
         if fd >= 0:
             self.feed = Writer(self.loop, fd)
-        self.monitor.feed = self.feed
+        self.monitor.feed_from(self.feed)
 
     def connect(self) -> None:
         """Take the terminal that the child has opened."""
@@ -149,6 +158,8 @@ class Streams:
     def heed(self) -> None:
         """Do what a signal asks for."""
         signum = linux.read_signal(self.monitor.signals)
+        if signum == linux.SIGWINCH and self.monitor.window_changed():
+            return
         if signum != SIGCHLD:
             self.send(signum)
         elif ended := linux.waitid(self.child, linux.WEXITED | linux.WNOHANG):
