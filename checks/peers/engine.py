@@ -59,6 +59,6 @@ def verb(runtime: Runtime, words: str, operands: Sequence[str]) -> list[str]:
             called = ["load", "--input", file]
         case "image export", [name, file] if file.endswith(".tar"):
             called = ["save", "--output", file, name]
-        case "image rm" | "build" | "commit" | "diff", _:
+        case "image rm" | "build" | "commit" | "diff" | "network create" | "network rm", _:
             called = [*words.split(), *operands]
     return called or unsupported(runtime, f"`{words} {' '.join(operands)}`")

@@ -38,10 +38,11 @@ def main() -> None:
 VERBS = {
     "attach": "start", "commit": "commit", "diff": "diff", "exec": "enter",
     "images": "images", "inspect": "inspect", "kill": "stop", "logs": "logs",
+    "network": "network_verbs",
     "pause": "freeze", "port": "port", "ps": "ps", "rename": "rename",
     "restart": "start", "rm": "rm", "rmi": "images", "start": "start", "stats": "stats",
     "stop": "stop", "system": "system", "top": "top", "unpause": "freeze",
-    "wait": "wait",
+    "volume": "volume_verbs", "wait": "wait",
 }  # fmt: skip
 """In which room of more/ each command is: what isn't asked for isn't loaded either."""
 STAGE4 = {"image": ["image"], "build": ["build"], "pull": ["image", "pull"],
@@ -57,9 +58,6 @@ def command(arguments: Sequence[str]) -> int:
         two = bool(rest) and f"{verb} {rest[0]}" in module.VERBS
         name = f"{verb} {rest[0]}" if two else verb
         status = room("verb").serve(name, module.VERBS, rest[1:] if two else rest)
-        return status
-    if verb in ("network", "volume"):
-        status = room(f"{verb}_verbs").serve(arguments)
         return status
     if verb in STAGE4:
         image = import_module("stages.stage4_overlayfs.more.verbs")

@@ -16,8 +16,6 @@ CAUSES = (
      "has"),
     ("bind(", errno.EACCES, "ports below net.ipv4.ip_unprivileged_port_start are root's: run it "
      "with sudo, or publish a higher one"),
-    ("subnet(", errno.EADDRINUSE, "the host has a route there, or a network of that subnet: name "
-     "another --subnet"),
     ('bridge("lab-', errno.EEXIST, "the host has a link of that name that isn't ours: rename it "
      "with `ip link set`, or make the network again"),
     ('open("/proc/sys/net', errno.EROFS, "/proc/sys is read-only here, as in a container: run it "

@@ -4,66 +4,80 @@ from __future__ import annotations
 
 import json
 
-from stages.stage5_container.more import asked, networks
-from stages.stage5_container.more.asked import LISTING, Asked, say
+from stages.stage5_container.more import networks
+from stages.stage5_container.more.verb import (
+    FILTER,
+    FORMAT,
+    QUIET,
+    Verb,
+    each,
+    filters,
+    last,
+    say,
+    show,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stages.stage5_container.more.asked import Options
+    from stages.stage4_overlayfs.store import Store
+    from stages.stage5_container.more.verb import Options
 
 ALWAYS = {"bridge": "bridge", "host": "host", "none": "null"}
 """The networks that nobody has made, each with what Docker calls its driver."""
-COLUMNS = {"NETWORK ID": "ID", "NAME": "Name", "DRIVER": "Driver", "SCOPE": "Scope"}
+COLUMNS = (("NETWORK ID", "ID"), ("NAME", "Name"), ("DRIVER", "Driver"), ("SCOPE", "Scope"))
 
 
-def create(store: str, operands: Sequence[str], options: Options) -> int:
+def create(store: Store, operands: Sequence[str], options: Options) -> int:
     """Make a network, and say its ID."""
-    kind = options.get("--driver", ["bridge"])[-1]
+    kind = last(options, "--driver") or "bridge"
     if kind != "bridge":
         raise ValueError(f"--driver {kind}: there is only bridge")
-    say(networks.create(store, operands[0], options.get("--subnet", [""])[-1]).id)
+    say(networks.create(store.root, operands[0], last(options, "--subnet")).id)
     return 0
 
 
-def ls(store: str, _: Sequence[str], options: Options) -> int:
+def ls(store: Store, _: Sequence[str], options: Options) -> int:
     """List the networks."""
+    # Those that are always there have no ID but their name.
+    found = [(name, name, driver) for name, driver in ALWAYS.items()]
+    found += [(one.id[:12], one.name, "bridge") for one in networks.listed(store.root)]
+    wanted = filters(options, ("name", "driver", "id"))
     rows = [
-        # Those that are always there have no ID but their name.
-        {"ID": name, "Name": name, "Driver": driver, "Scope": "local"}
-        for name, driver in ALWAYS.items()
+        {"ID": identity, "Name": name, "Driver": driver, "Scope": "local"}
+        for identity, name, driver in sorted(found, key=lambda one: one[1])
+        if any(word in name for word in wanted.get("name", [""]))
+        and driver in wanted.get("driver", [driver])
+        and any(identity.startswith(word) for word in wanted.get("id", [""]))
     ]
-    for one in networks.listed(store):
-        rows.append({"ID": one.id[:12], "Name": one.name, "Driver": "bridge", "Scope": "local"})
-    rows.sort(key=lambda row: row["Name"])
-    return asked.listing(rows, COLUMNS, "ID", options)
+    if "--quiet" in options:
+        for row in rows:
+            say(row["ID"])
+    else:
+        show(rows, COLUMNS, last(options, "--format"))
+    return 0
 
 
-def rm(store: str, operands: Sequence[str], _: Options) -> int:
+def rm(store: Store, operands: Sequence[str], _: Options) -> int:
     """Remove networks."""
-    return asked.each(operands, lambda word: networks.remove(store, word))
+    return each(operands, lambda word: networks.remove(store.root, word))
 
 
-def inspect(store: str, operands: Sequence[str], _: Options) -> int:
+def inspect(store: Store, operands: Sequence[str], _: Options) -> int:
     """Show what networks are, as JSON."""
-    found = [networks.describe(networks.find(store, word)) for word in operands]
+    found = [networks.describe(networks.find(store.root, word)) for word in operands]
     say(json.dumps(found, indent=4))
     return 0
 
 
 VERBS = {
-    "create": Asked(
+    "network create": Verb(
         "NAME", 1, 1, "make a network of its own",
         [("", "--subnet", "A.B.C.0/24", "its addresses (the first that are free)"),
          ("-d", "--driver", "NAME", "bridge")], create,
     ),
-    "ls": Asked("", 0, 0, "list the networks", LISTING, ls),
-    "rm": Asked("NAME...", 1, 999, "remove networks", [], rm),
-    "inspect": Asked("NAME...", 1, 999, "what it is and who is in it, as JSON", [], inspect),
+    "network ls": Verb("", 0, 0, "list the networks", [FILTER, QUIET, FORMAT], ls),
+    "network rm": Verb("NAME...", 1, 999, "remove networks", [], rm),
+    "network inspect": Verb("NAME...", 1, 999, "who is in it, as JSON", [], inspect),
 }  # fmt: skip
-
-
-def serve(arguments: Sequence[str]) -> int:
-    """Do `network …`; return the exit status."""
-    return asked.serve("network", VERBS, arguments[1:])

@@ -175,8 +175,8 @@ def require_free(subnet: str, routes: list[tuple[str, int]]) -> None:
     for target, length in routes:
         shift = 32 - min(length, LENGTH)
         if length >= 8 and int.from_bytes(ipv4(target), "big") >> shift == ours >> shift:
-            words = f"subnet({subnet}.0/{LENGTH})"
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), words)
+            why = "the host has a route there, or a network of that subnet: name another"
+            raise OSError(errno.EADDRINUSE, why, f"--subnet {subnet}.0/{LENGTH}")
 
 
 def describe(network: Network) -> dict[str, object]:
