@@ -20,6 +20,7 @@ import pytest
 from stages import linux
 from stages.stage4_overlayfs.more.tar import Hostile
 from stages.stage5_container.more.cp import End, cp, end
+from tests.running import run
 from tests.stages.storing import raises
 
 pytestmark = [pytest.mark.usefixtures("as_root")]
@@ -534,3 +535,56 @@ def test_to_and_from_a_container_that_runs(running: str, host: Path) -> None:
     assert (host / "all" / "d" / "file").read_text() == "inside\n"
     assert (host / "all" / "t" / "in-the-tmpfs").exists()
     assert [os.listdir(host / "all" / name) for name in ("proc", "sys", "dev")] == [[], [], []]
+
+
+# ---- the command
+
+
+@pytest.fixture
+def stage5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    monkeypatch.setenv("LABRUN_STORE", str(tmp_path / "store"))
+    program = str(Path(sys.executable).with_name("stage5"))
+
+    def say(*words: str, status: int = 0) -> str:
+        ended = run([program, *words])
+        assert ended.returncode == status, ended
+        return (ended.stderr if status else ended.stdout).decode().strip()
+
+    return say
+
+
+def test_the_command_reaches_a_container_whether_or_not_it_runs(
+    stage5: Callable[..., str], rootfs: Path, host: Path, tmp_path: Path
+) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (volume / "there").write_text("V")
+    (host / "file").write_text("F")
+    script = "mkdir /d; echo D >/d/file; ln -s /etc /d/way; echo ready; read w; sleep 600"
+    line = ["run", "-d", "--name", "box", "--net", "none", "-v", f"{volume}:/data", str(rootfs)]
+    stage5(*line, "/bin/sh", "-c", script)
+    until = time.monotonic() + 20
+    while "ready" not in stage5("logs", "box") and time.monotonic() < until:
+        time.sleep(0.05)
+    try:
+        for number, state in enumerate(("running", "exited")):
+            if state == "exited":
+                stage5("stop", "-t", "0", "box")
+            stage5("cp", "file", f"box:/d/{state}")
+            stage5("cp", "file", f"box:/data/{state}")
+            stage5("cp", "file", f"box:/d/way/{state}")
+            stage5("cp", f"box:/d/{state}", f"out-{state}")
+            stage5("cp", "box:/data/there", f"there-{state}")
+            assert (host / f"out-{state}").read_text() == "F"
+            assert (host / f"there-{state}").read_text() == "V"
+            assert (volume / state).read_text() == "F"
+            assert len(list(volume.iterdir())) == 2 + number
+            # One that isn't there, and what is said of it.
+            assert "/nowhere" in stage5("cp", "box:/nowhere", ".", status=125)
+        told = stage5("diff", "box").splitlines()
+        assert {"A /d/running", "A /d/exited", "A /etc/running", "A /etc/exited"} <= {*told}
+        assert not [row for row in told if "/data/" in row]
+    finally:
+        stage5("rm", "-f", "box")
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    assert not os.path.exists(f"/etc/{state}")

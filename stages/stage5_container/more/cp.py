@@ -12,6 +12,7 @@ import os
 import posixpath
 import stat
 import sys
+from functools import partial
 from typing import NamedTuple
 
 from stages import linux
@@ -19,15 +20,19 @@ from stages.stage4_overlayfs.more import tar
 from stages.stage4_overlayfs.pack import END
 from stages.stage4_overlayfs.unpack import LIMIT
 from stages.stage5_container.more.arrivals import Arrivals
+from stages.stage5_container.more.roots import root_of
 from stages.stage5_container.more.sides import LOOK, Side
+from stages.stage5_container.more.verb import Verb
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from typing import BinaryIO
 
+    from stages.stage4_overlayfs.store import Store
     from stages.stage5_container.more.sides import Item
+    from stages.stage5_container.more.verb import Options
 
     RootOf = Callable[[str], AbstractContextManager[str]]
     """From a container's name to the path of its root, such as /proc/PID/root, while it lasts."""
@@ -54,7 +59,7 @@ def end(text: str) -> End:
 
 
 def cp(
-    source: str, target: str, root_of: RootOf, *, archive: bool = False, follow: bool = False
+    source: str, target: str, opened: RootOf, *, archive: bool = False, follow: bool = False
 ) -> None:
     """Copy. `archive`: each file keeps its owner; `follow`: SRC may be a link.
 
@@ -63,7 +68,7 @@ def cp(
     one, other = end(source), end(target)
     if bool(one.container) == bool(other.container):
         raise ValueError("say one of SRC and DST as CONTAINER:PATH, and the other as a path or -")
-    with root_of(one.container or other.container) as root, both(root) as (inside, host):
+    with opened(one.container or other.container) as root, both(root) as (inside, host):
         if other.container:
             into(inside, host, one, other, archive=archive, follow=follow)
         else:
@@ -180,3 +185,20 @@ def place(target: Side, where: str, name: bytes, *, directory: bool) -> tuple[st
     # A link that is to be written to keeps being one: its target is.
     folder, _, called = target.settled(where).rstrip("/").rpartition("/")
     return folder or "/", os.fsencode(called)
+
+
+def copy(store: Store, operands: Sequence[str], options: Options) -> int:
+    """Copy as the command line says."""
+    source, target = operands
+    archive, follow = "--archive" in options, "--follow-link" in options
+    cp(source, target, partial(root_of, store), archive=archive, follow=follow)
+    return 0
+
+
+VERBS = {
+    "cp": Verb(
+        "CONTAINER:SRC DST|- or SRC|- CONTAINER:DST", 2, 2, "files from a container, or into it",
+        [("-a", "--archive", "", "each file keeps its owner"),
+         ("-L", "--follow-link", "", "SRC may be a link to what is meant")], copy,
+    ),
+}  # fmt: skip
