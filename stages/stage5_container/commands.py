@@ -36,7 +36,7 @@ def main() -> None:
 
 
 VERBS = {
-    "attach": "start", "commit": "commit", "diff": "diff", "exec": "enter",
+    "attach": "start", "commit": "commit", "cp": "cp", "diff": "diff", "exec": "enter",
     "images": "images", "inspect": "inspect", "kill": "stop", "logs": "logs",
     "network": "network_verbs",
     "pause": "freeze", "port": "port", "ps": "ps", "rename": "rename",

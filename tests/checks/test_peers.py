@@ -41,7 +41,7 @@ def test_a_peer_is_judged_as_it_behaves(
     found = {row["id"]: row["verdict"] for row in report["checks"]}
     expected = {axis: verdict for axis, verdict in known(peer, found).items() if axis in asked}
     assert found == expected, [r for r in report["checks"] if r["result"] != "pass"]
-    assert status == 1
+    assert status == int(any(row["result"] == "fail" for row in report["checks"]))
 
 
 @pytest.mark.usefixtures("as_root")
