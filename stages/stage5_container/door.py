@@ -81,6 +81,10 @@ class Visitor:
         """Return whether it has to catch up first."""
         return self.length > MUCH
 
+    def deaf(self, _: int) -> bool:
+        """Return False: others may come."""
+        return False
+
     def watch(self) -> None:
         """Wait for what it says, and, where something waits for it, until it hears."""
         self.monitor.loop.forget(self.socket.fileno())

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
         def full(self) -> bool:
             """Return whether it has to catch up first."""
 
+        def deaf(self, stream: int) -> bool:
+            """Return whether nobody wants what the command writes any more, so that it may know."""
+
         def take(self, stream: int, data: bytes) -> None:
             """Take what came out of stdout, 1, or stderr, 2."""
 
@@ -118,6 +121,8 @@ class Source:
 
     def wait(self) -> None:
         """Wait for it, unless somebody has to catch up first."""
+        if self.fd >= 0 and any(sink.deaf(self.stream) for sink in self.sinks):
+            self.close()  # and the next that it writes ends it: SIGPIPE
         wanted = self.fd >= 0 and not any(sink.full for sink in self.sinks)
         if wanted and not self.watched:
             self.loop.watch(self.fd, IN, self.pump)

@@ -284,6 +284,10 @@ class Caller:
         """Return whether something is still to be written."""
         return any(writer.waiting for writer in self.writers.values())
 
+    def deaf(self, stream: int) -> bool:
+        """Return whether whoever read it has gone, as head(1) does."""
+        return self.writers[stream].broken
+
     def take(self, stream: int, data: bytes) -> None:
         """Take what the command wrote."""
         self.writers[stream].put(data)

@@ -84,13 +84,16 @@ def last_lines(rows: list[bytes], count: int) -> list[bytes]:
     """Return the last lines, each with all its parts."""
     if count < 0:
         return rows
-    at, ends = len(rows), 0
-    while at > 0:
-        ends += parts(rows[at - 1])[2] == b"F" or at == len(rows)
-        if ends > count:
-            break
-        at -= 1
-    return rows[at:]
+    # The parts of a line may have those of the other stream between them.
+    number, current, numbers = 0, dict[bytes, int](), []
+    for row in rows:
+        _, stream, tag, _ = parts(row)
+        if stream not in current:
+            number += 1
+        numbers.append(current.setdefault(stream, number))
+        if tag == b"F":
+            del current[stream]
+    return [row for row, one in zip(rows, numbers, strict=True) if one > number - count]
 
 
 def parts(line: bytes) -> tuple[bytes, bytes, bytes, bytes]:
