@@ -104,7 +104,11 @@ class Monitor:
         """Hand on what comes from the caller's stdin."""
         if self.feed and self.feed.full:
             return
-        if data := os.read(0, 4096):
+        try:
+            data = os.read(0, 4096)
+        except OSError:
+            data = b""  # EIO: the terminal has been hung up
+        if data:
             self.put(data)
         else:
             self.loop.forget(0)
