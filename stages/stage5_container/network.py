@@ -3,7 +3,8 @@
 A container is plugged into a bridge: the one that all stages share, or that of a network that
 somebody has made (more/networks.py). Its own address is good for that bridge alone. Out of the
 host it goes under the host's address, and from outside it is reached by a port of the host's:
-rules in a table of our own (more/nft.py), a relay where there can be no rule (more/relay.py).
+rules in a table of our own (more/nft.py), a relay where there can be no rule
+(more/relay.py).
 
 Who is plugged in is noted in one folder (more/members.py); what the host needs for them follows
 from that, and is made so whenever it changes (more/switchboard.py).
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Self
 
+    from stages.stage5_container.more.helper import Helper
     from stages.stage5_container.more.members import Member
-    from stages.stage5_container.more.relay import Helper
     from stages.stage5_container.more.seam import Wired
 
 
@@ -47,7 +48,7 @@ class Plug:
             # Rules are JSON, and a relay has sockets: whoever needs no network doesn't load them.
             self.board = room("switchboard")
             try:
-                self.helper = room("relay").Helper(self.container, self.board.settle_without)
+                self.helper = room("helper").Helper(self.container, self.board.settle_without)
                 self.plug_in()
             except OSError as error:
                 self.unplug()

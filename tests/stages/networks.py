@@ -137,7 +137,8 @@ class Internet:
             self.open.close()
 
     def stage5(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-        return self.host.run(STAGE5, *arguments, environment={"LABRUN_STORE": str(self.store)})
+        store = {"LABRUN_STORE": str(self.store)}
+        return self.host.run(STAGE5, *arguments, environment=store, timeout=60)
 
     def rules(self) -> str:
         return self.host.does("nft", "list", "ruleset")
@@ -196,7 +197,9 @@ class Running(Place):
         self.folder, self.process = folder, process
         facts: dict[str, Any] = {}
         # The command may speak before it is written down that it runs.
+        until = time.monotonic() + SOON
         while not facts.get("pid"):
+            assert time.monotonic() < until, facts
             facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             time.sleep(0.01)
         super().__init__(int(facts["pid"]))

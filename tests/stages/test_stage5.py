@@ -610,7 +610,8 @@ def test_ps_filters_and_forms(engine: Engine) -> None:
 
 
 def test_logs_keep_streams_apart_and_whole_lines_with_their_times(engine: Engine) -> None:
-    script = "echo out; echo err >&2; printf 'no end'; sleep 0.2; printf ' of line\\n'; echo last"
+    script = "echo out; echo err >&2; sleep 0.5; printf 'no end'; sleep 0.2; "
+    script += "printf ' of line\\n'; echo last"
     engine.begin("wordy", script=script)
     engine.says("wait", "wordy")
     ended = run([engine.command, "logs", "wordy"])

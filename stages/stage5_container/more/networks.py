@@ -8,11 +8,11 @@ say another: the one of the other stages, and it knows no names, as with Docker.
 
 from __future__ import annotations
 
-import datetime
 import errno
 import json
 import os
 import re
+import time
 from typing import NamedTuple
 
 from stages import linux, netlink
@@ -137,7 +137,7 @@ def create(store: str, name: str, subnet: str = "") -> Network:
         else:
             # The first one is the shared bridge's, which may come at any time.
             asked = free_subnet([*route.routes(), *taken, (f"{SUBNETS[0]}.0", LENGTH)])
-        now = datetime.datetime.now(datetime.UTC).isoformat()
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         network = Network(name, os.urandom(32).hex(), asked, now)
         with open(f"{folder}/.{name}", "w", encoding="utf-8") as file:
             json.dump(network, file)

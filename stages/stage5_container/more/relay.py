@@ -1,11 +1,9 @@
-"""The helper: a process beside the runtime that carries what no rule can, and tidies up after it.
+"""The relay: what no rule can carry, read here and written there.
 
 It listens at each published port. So the port is taken, as far as the kernel knows, and another
 program that wants it is told so. What comes from other machines never gets here: a rule leads it
 to the container before (more/nft.py). What comes to 127.0.0.1 does: it can't be led elsewhere by
-a rule, so it is read here and written there.
-
-And when the runtime is killed, its end of a pipe closes: then the helper takes the network down.
+a rule. And so does what a container sends to its own port.
 """
 
 from __future__ import annotations
@@ -24,9 +22,7 @@ from stages.stage5_container.more.publish import Port, ports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from stages.stage5_container.more.seam import Wired
+    from collections.abc import Sequence
 
 PIECE = 1 << 16
 """Bytes that are read at a time, and held at most for one who is slow to take them."""
@@ -39,37 +35,22 @@ IP_PKTINFO, IN_PKTINFO = 8, Struct("=i4s4s")
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 
 
-class Helper:
-    """A child that lives as long as the runtime does."""
+def doors(texts: Sequence[str]) -> list[tuple[Port, socket.socket]]:
+    """Return what these -p options ask for, each door with a socket that listens there.
 
-    def __init__(self, container: Wired, tidy: Callable[[str], None]) -> None:
-        """Take the ports, and fork it; `tidy` is what it does where the runtime dies."""
-        listeners: list[tuple[Port, socket.socket]] = []
-        self.ports: list[Port] = []
-        try:
-            for port in ports([*container.publish]):
-                listener = listen(port)
-                listeners.append((port, listener))
-                self.ports.append(port._replace(outside=listener.getsockname()[1]))
-            reader, self.writer = linux.pipe2(linux.O_CLOEXEC)
-            self.pid = linux.fork()
-            if self.pid == 0:
-                help_out(reader, listeners, lambda: tidy(os.path.basename(container.folder)))
-            os.close(reader)
-            linux.setpgid(self.pid, self.pid)
-        finally:
-            for _, listener in listeners:
-                listener.close()
-
-    def lead_to(self, address: str) -> None:
-        """Tell it where the container is."""
-        linux.write(self.writer, f"{address}\n".encode())
-
-    def dismiss(self) -> None:
-        """End it: all is tidy."""
-        linux.kill(self.pid, linux.SIGKILL)
-        linux.waitid(self.pid, linux.WEXITED)
-        os.close(self.writer)
+    Raises OSError where a port is another's, ValueError where an option makes no sense.
+    """
+    found: list[tuple[Port, socket.socket]] = []
+    try:
+        for port in ports([*texts]):
+            listener = listen(port)
+            # Where any port would do, the kernel has chosen one.
+            found.append((port._replace(outside=listener.getsockname()[1]), listener))
+    except BaseException:
+        for _, listener in found:
+            listener.close()
+        raise
+    return found
 
 
 def listen(port: Port) -> socket.socket:
@@ -91,37 +72,6 @@ def listen(port: Port) -> socket.socket:
         made.close()
         raise
     return made
-
-
-def help_out(
-    reader: int, listeners: Sequence[tuple[Port, socket.socket]], tidy: Callable[[], None]
-) -> None:
-    """Be the helper, whatever happens."""
-    try:
-        # What ends a whole process group, as Ctrl-C does, must not end it.
-        linux.setpgid(0, 0)
-        linux.watch = None
-        close_all_but(reader, *(listener.fileno() for _, listener in listeners))
-        address = b""
-        while not address.endswith(b"\n"):
-            if not (part := os.read(reader, 64)):
-                break
-            address += part
-        else:
-            Relay(reader, listeners, address.decode().strip()).serve()
-        tidy()
-    finally:
-        os._exit(0)
-
-
-def close_all_but(*kept: int) -> None:
-    """Close all others: who waits for the command's output waits for its last holder."""
-    first = 0
-    for fd in sorted(kept):
-        if fd > first:
-            linux.close_range(first, fd - 1)
-        first = fd + 1
-    linux.close_range(first, 0xFFFFFFFF)
 
 
 class Relay:
