@@ -430,7 +430,7 @@ def test_whatever_call_of_the_network_fails_nothing_runs_and_nothing_is_left(
         calls = calls_before_the_command(STAGE5, *line, before=net.host.argv())
         # From the ports on, up to the last word to the child: it is told its address.
         told = [call for call, words_ in calls.items() if '"10.88.0.2\\n"' in words_][-1]
-        begun = [call for call, words_ in calls.items() if words_.startswith("bind(0")][0]
+        begun = next(call for call, words_ in calls.items() if words_.startswith("bind(0"))
         order = list(calls)
         between = order[order.index(begun) : order.index(told)]
         inside = [call for call in order if call.startswith("child:")]
