@@ -217,8 +217,9 @@ def set_pdeathsig(signum: int) -> None:
 def set_dumpable(value: int) -> None:
     """Say whether others of the same user may look into this process: /proc/PID/exe, fd, root.
 
-    With 0 that takes CAP_SYS_PTRACE. It is 1 again behind execve(2). See
-    PR_SET_DUMPABLE(2const), prctl(2).
+    With 0 that takes CAP_SYS_PTRACE. It is 1 again behind execve(2).
+
+    See PR_SET_DUMPABLE(2const), prctl(2).
     """
     _call(_prctl, f"prctl(PR_SET_DUMPABLE, {value})", PR_SET_DUMPABLE, value, 0, 0, 0)
 

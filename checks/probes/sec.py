@@ -11,6 +11,7 @@ import os
 import stat
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -301,7 +302,7 @@ def _in_groups(container: Container, look: Callable[[], int]) -> int:
 
 # ---- keys
 
-CROWD = 16
+CROWD = 32
 SCRIPT = f"""read go; i=0
 while [ $i -lt {CROWD} ]; do sleep 60 <&- >&- 2>&- & i=$((i+1)); done; echo forked"""
 
@@ -314,21 +315,36 @@ def keyring(trial: Trial) -> Finding:
     counts who does: where the caller's is the command's, too, its children are counted.
     """
     serial = trial.bench.keyring
-    if not serial or _holders(serial) is None:
+    if not serial or holders(serial) is None:
         raise Hindered(say("sec.no_keys"))
     with trial.started(SCRIPT) as container:
-        before = _holders(serial) or 0
+        before = settled(serial)
         assert container.process.stdin
         container.process.stdin.write(b"\n")
         container.process.stdin.flush()
         if not container.hears(b"forked\n"):
             raise Hindered(say("sec.not_forked"))
-        after = _holders(serial) or 0
+        after = settled(serial)
     counted = say("sec.holders", serial=f"{serial:08x}", before=before, after=after, count=CROWD)
     return wall(after - before < CROWD // 2, counted)
 
 
-def _holders(serial: int) -> int | None:
+def settled(serial: int) -> int:
+    """Return how often a key is held once that has stayed so for a while.
+
+    What a process held the kernel lets go of some time after its end (RCU).
+    """
+    seen, since, until = -1, 0.0, time.monotonic() + 5
+    while (now := time.monotonic()) < until:
+        if (count := holders(serial) or 0) != seen:
+            seen, since = count, now
+        elif now - since > 0.4:
+            break
+        time.sleep(0.05)
+    return seen
+
+
+def holders(serial: int) -> int | None:
     """Return how often a key is held, by processes among others. See proc_keys(5)."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/keys").read_text(encoding="utf-8", errors="replace").splitlines():

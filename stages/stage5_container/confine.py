@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from importlib import import_module
 
 from stages import linux
 from stages.stage2_namespaces import mounts
@@ -15,13 +16,13 @@ from stages.stage5_container.more.capabilities import chosen, names_of
 from stages.stage5_container.more.devices import device_rules
 from stages.stage5_container.more.identity import identify
 from stages.stage5_container.more.masks import make_read_only, mask
-from stages.stage5_container.more.profiles import load
 from stages.stage5_container.more.seccomp import DOCKER, LIBRARY, filter_for
 from stages.stage5_container.more.security import Security
 from stages.stage5_container.more.ulimits import limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from stages.stage5_container.more.seccomp import Profile
     from stages.stage5_container.options import Contained
 
 __all__ = ["Rights", "confine", "device_rules", "furnish", "identify"]
@@ -46,9 +47,11 @@ class Rights:
         self.capabilities = chosen(container.cap_add, container.cap_drop, own)
         self.limits = limits(container.ulimits)
         self.security = Security(container.security)
-        self.profile = DOCKER
+        self.profile: Profile = DOCKER
         if self.security.profile:
-            self.profile = load(self.security.profile)
+            # Few bring one of their own: the rest need not load what reads it.
+            reading = import_module("stages.stage5_container.more.profiles")
+            self.profile = reading.load(self.security.profile)
         self.filter: bytes | None = None
 
     def prepare(self, store: str) -> None:

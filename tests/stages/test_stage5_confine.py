@@ -10,7 +10,6 @@ import re
 import signal
 import stat
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +41,7 @@ from tests.running import (
     ordinary_user,
     run,
 )
+from tests.stages.faults import check_each_fails_closed
 from tests.stages.storing import apart
 
 pytestmark = [pytest.mark.usefixtures("as_root", "shop"), pytest.mark.xdist_group("machine")]
@@ -50,11 +50,6 @@ USUAL = 0xA80425FB
 """Docker's fourteen, as a sum."""
 ALL = (1 << 41) - 1
 libc = ctypes.CDLL(None, use_errno=True)
-
-
-@pytest.fixture(scope="module")
-def stage5() -> str:
-    return str(Path(sys.executable).with_name("stage5"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -732,6 +727,39 @@ def test_the_command_is_that_user_in_those_groups(inside: Inside) -> None:
     assert found["Uid"].split() == ["7"] * 4
     assert found["Gid"].split() == ["8"] * 4
     assert found["Groups"].split() == ["8"]
+
+
+# ---- what fails
+
+CLOSED = (
+    *("keyctl(", "setrlimit(", "prctl(PR_SET_SECCOMP", "prctl(PR_CAPBSET_DROP", "setgroups("),
+    *("prctl(PR_CAP_AMBIENT", "setresgid(", "setresuid(", "capset(", "mount_setattr("),
+    *("openat2(", 'mount("/proc/self/fd/', 'write("proc/sys/net'),
+)
+
+
+@pytest.mark.parametrize("call", CLOSED)
+def test_a_wall_that_cannot_be_built_ends_the_run_before_the_command(
+    rootfs: Path, call: str
+) -> None:
+    line = ["run", "--rm", "--net", "none", "--ulimit", "core=0", str(rootfs), "/bin/echo", "ran"]
+    check_each_fails_closed("stage5", [call], line)
+
+
+def test_rules_for_devices_that_cannot_be_written_end_it_too(rootfs: Path) -> None:
+    if not (own := Trees().v1.get("devices")):
+        pytest.skip("cannot: devices are on v2 here")
+    line = ["run", "--rm", "--net", "none", str(rootfs), "/bin/echo", "ran"]
+    for call in (f'mkdir("{own}', f'open("{own}', f'write("{own}'):
+        check_each_fails_closed("stage5", [call], line)
+
+
+def test_with_no_new_privileges_that_is_sworn_before_the_filter_and_neither_is_left_out(
+    rootfs: Path,
+) -> None:
+    line = ["run", "--rm", "--net", "none", "--security-opt", "no-new-privileges", str(rootfs)]
+    calls = ("prctl(PR_SET_NO_NEW_PRIVS", "prctl(PR_SET_SECCOMP")
+    check_each_fails_closed("stage5", calls, [*line, "/bin/echo", "ran"])
 
 
 # ---- an ordinary user
