@@ -16,6 +16,7 @@ import os
 from importlib import import_module
 
 from stages import linux
+from stages.command_line import note
 from stages.netlink import Netlink
 from stages.stage2_namespaces import network
 from stages.stage2_namespaces.more.bridge import Lock
@@ -38,6 +39,8 @@ class Plug:
         """Remember whose place it is; `none`, `host` and another's network need none."""
         self.child, self.container = child, container
         self.wanted = "net" in container.namespaces and is_bridged(container.network)
+        if container.publish and not self.wanted:
+            refuse_ports(container.network)
         self.name = self.address = ""
         self.member: Member | None = None
         self.helper: Helper | None = None
@@ -88,6 +91,15 @@ class Plug:
         finally:
             if self.helper:
                 self.helper.dismiss()
+
+
+def refuse_ports(name: str) -> None:
+    """Say that nothing is published where there is no bridge; raise ValueError for another's."""
+    why = f"--publish: with --network {name} no port of the host's leads anywhere"
+    if name.startswith("container:"):
+        raise ValueError(f"{why}: publish it with that container")
+    # Docker goes on, too: what is reached by the host's own ports needs no others.
+    note(why)
 
 
 def is_bridged(name: str) -> bool:

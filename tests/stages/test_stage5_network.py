@@ -318,6 +318,8 @@ def test_networks_are_made_listed_inspected_and_removed(net: Internet, rootfs: P
         assert shown["Options"]["com.docker.network.bridge.name"] in net.links()
         ended = net.stage5("network", "rm", "mine")
         assert (ended.returncode, b"still in use by one" in ended.stderr) == (125, True)
+    drivers = json.loads(net.stage5("network", "inspect", "bridge", "host", "none").stdout)
+    assert [one["Driver"] for one in drivers] == ["bridge", "host", "null"]
     removed = net.stage5("network", "rm", identity[:8])
     assert removed.returncode == 0, removed.stderr
     assert b"mine" not in net.stage5("network", "ls").stdout
@@ -412,6 +414,42 @@ def test_one_may_have_the_network_of_another_and_its_names(net: Internet, rootfs
 
 def first_cable(net: Internet) -> str:
     return next(net.notes.glob("lab[0-9]*")).name
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("-p", "x"), b"a port is a number"),
+        (("-p", "[::1]:80:80"), b"containers have IPv4 alone"),
+        (("--dns", "name.test"), b"not an IPv4 address"),
+        (("--dns", "::1"), b"containers have IPv4 alone"),
+        (("--add-host", "name"), b"say NAME:ADDRESS"),
+        (("--add-host", "a:1.2.3"), b"not an IPv4 address"),
+        (("--ip", "192.0.2.9"), b"it is not on the containers' network"),
+        (("--network", "container:none", "-p", "80"), b"no container has this name"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    net: Internet, rootfs: Path, options: tuple[str, ...], why: bytes
+) -> None:
+    ended = net.stage5("run", "--rm", *options, str(rootfs), "/bin/echo", "ran")
+    assert (ended.returncode, ended.stdout) == (125, b""), ended
+    assert why in ended.stderr
+    assert ended.stderr.count(b"\n") == 1
+
+
+def test_ports_of_one_without_a_bridge_are_said_to_lead_nowhere(
+    net: Internet, rootfs: Path
+) -> None:
+    line = ("-p", "80:80", str(rootfs), "/bin/echo", "ran")
+    for network in ("none", "host"):
+        ended = net.stage5("run", "--rm", "--network", network, *line)
+        assert (ended.returncode, ended.stdout) == (0, b"ran\n")
+        assert b"no port of the host's leads anywhere" in ended.stderr
+    with net.container(rootfs, name="first"):
+        ended = net.stage5("run", "--rm", "--network", "container:first", *line)
+        assert (ended.returncode, ended.stdout) == (125, b"")
+        assert b"publish it with that container" in ended.stderr
 
 
 OURS = ("RTM_", "nft ", "bind(0", 'rename("/run/labrun', 'open("/proc/sys/net', "flock(", "socket(")

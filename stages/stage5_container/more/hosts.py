@@ -94,7 +94,7 @@ def resolvers(container: Wired) -> list[str]:
     See resolv.conf(5).
     """
     if container.dns:
-        return [f"nameserver {address}" for address in container.dns]
+        return [f"nameserver {server(address)}" for address in container.dns]
     lines = read_lines("/etc/resolv.conf")
     if container.network == "host":
         return lines
@@ -106,6 +106,14 @@ def resolvers(container: Wired) -> list[str]:
         # Docker names Google's here. Whom to tell what is looked up is not ours to choose.
         kept.append("# the host has no nameserver that can be reached from here: say --dns ADDRESS")
     return kept
+
+
+def server(address: str) -> str:
+    """Return the address of a nameserver; raise ValueError for what is none."""
+    if ":" in address:
+        raise ValueError(f"--dns {address}: containers have IPv4 alone: say an IPv4 address")
+    ipv4(address)
+    return address
 
 
 def reachable(line: str) -> bool:
@@ -140,12 +148,3 @@ def rewrite(path: str, lines: Sequence[str]) -> None:
         os.ftruncate(fd, len(text))
     finally:
         os.close(fd)
-
-
-def check(container: Wired) -> None:
-    """Raise ValueError where --add-host or --dns make no sense: before anything is made."""
-    for text in container.hosts:
-        host(text)
-    for address in container.dns:
-        if ":" not in address:
-            ipv4(address)

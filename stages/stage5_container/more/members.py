@@ -1,16 +1,18 @@
 """Who is plugged in: a file for each cable, as long as the cable is there.
 
-    /run/labrun/network-INODE/CABLE       a Member, as JSON
-    /run/labrun/network-INODE/rules       what nft was told last
-    /run/labrun/network-INODE/forwarding  the links that we have switched forwarding on for
+    /run/labrun/network-COOKIE/CABLE       a Member, as JSON
+    /run/labrun/network-COOKIE/rules       what nft was told last
+    /run/labrun/network-COOKIE/forwarding  the links that we have switched forwarding on for
 
-INODE is that of the network namespace that the host's end is in: a machine may have several that
-are a host to somebody. A file whose cable is gone, or is another by now (the kernel numbers them),
+COOKIE is the kernel's number for the network namespace that the host's end is in: a machine may
+have several that are a host to somebody, and what is written of one that is gone must not be taken
+for another's. A file whose cable is gone, or is another by now (the kernel numbers them),
 is a killed runtime's, and counts for nothing. All of it is used with the bridges' lock held.
 """
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import json
 import os
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from stages.netlink import Netlink
 
 RULES, FORWARDING = "rules", "forwarding"
+SO_NETNS_COOKIE = 71
+"""See socket(7); the number is that of every machine but SPARC and PA-RISC."""
 
 
 class Member(NamedTuple):
@@ -51,7 +55,21 @@ class Member(NamedTuple):
 
 def folder() -> str:
     """Return where the notes of this network namespace are."""
-    return f"{os.path.dirname(LOCK)}/network-{os.stat('/proc/self/ns/net').st_ino}"
+    return f"{os.path.dirname(LOCK)}/network-{cookie()}"
+
+
+def cookie() -> int:
+    """Return the number of this network namespace: none other on this boot has it.
+
+    Before Linux 5.14 only its inode is known, and that is given to another when it is gone.
+    """
+    probe = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+    try:
+        return int.from_bytes(probe.getsockopt(_socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
+    except OSError:
+        return os.stat("/proc/self/ns/net").st_ino
+    finally:
+        probe.close()
 
 
 def note(name: str) -> str:

@@ -66,9 +66,28 @@ def rm(store: Store, operands: Sequence[str], _: Options) -> int:
 
 def inspect(store: Store, operands: Sequence[str], _: Options) -> int:
     """Show what networks are, as JSON."""
-    found = [networks.describe(networks.find(store.root, word)) for word in operands]
+    found = [
+        built_in(word)
+        if ALWAYS.get(word, "bridge") != "bridge"
+        else networks.describe(networks.find(store.root, word))
+        for word in operands
+    ]
     say(json.dumps(found, indent=4))
     return 0
+
+
+def built_in(name: str) -> dict[str, object]:
+    """Return what is to be said of `host` and `none`, which have nothing of their own."""
+    return {
+        "Name": name,
+        "Id": name,
+        "Created": "",
+        "Scope": "local",
+        "Driver": ALWAYS[name],
+        "IPAM": {"Driver": "default", "Config": []},
+        "Options": {},
+        "Containers": {},
+    }
 
 
 VERBS = {
