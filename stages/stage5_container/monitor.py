@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from stages.stage3_cgroups.cgroup import ControlGroup
+    from stages.stage3_cgroups.more.usage import Usage
     from stages.stage5_container.loop import Sink
     from stages.stage5_container.network import Plug
     from stages.stage5_container.options import Contained
@@ -103,7 +104,11 @@ class Monitor:
         """Hand on what comes from the caller's stdin."""
         if self.feed and self.feed.full:
             return
-        if data := os.read(0, 4096):
+        try:
+            data = os.read(0, 4096)
+        except OSError:
+            data = b""  # EIO: the terminal has been hung up
+        if data:
             self.put(data)
         else:
             self.loop.forget(0)
@@ -183,7 +188,13 @@ class Monitor:
     def begun(self, child: int) -> None:
         """Take note that its command runs."""
         self.ever_begun, self.begun_at = True, self.now()
-        self.state.started(child, restarts=self.restarts, error="", **self.facts)
+        told = {"restarts": self.restarts, "error": "", "oom_killed": False, **self.facts}
+        self.state.started(child, **told)
+
+    def counted(self, usage: Usage) -> None:
+        """Take note of what the kernel has counted: whether it killed somebody for memory."""
+        if usage.oom_kills:
+            self.state.note(oom_killed=True)
 
     def failed(self, status: int) -> None:
         """Take note that it could not be run."""

@@ -72,6 +72,7 @@ def run_once(container: Contained, signals: set[int], monitor: Monitor) -> int:
         if shared is not None:
             os.close(shared)
         usage = group.read(Usage())  # 3
+        monitor.counted(usage)  # 5
         if container.explain:
             explain(container.limits, usage, status)
     return status

@@ -8,6 +8,7 @@ the command never has the caller's terminal open, and can't type into it. See pt
 from __future__ import annotations
 
 import _socket
+import contextlib
 import errno
 import os
 import termios
@@ -130,7 +131,8 @@ class Raw:
     def __exit__(self, *_: object) -> None:
         """Have it as it was."""
         if self.before:
-            termios.tcsetattr(self.fd, termios.TCSADRAIN, self.before)
+            with contextlib.suppress(termios.error):  # it has been hung up meanwhile
+                termios.tcsetattr(self.fd, termios.TCSADRAIN, self.before)
 
 
 def window_of(fd: int) -> tuple[int, int]:

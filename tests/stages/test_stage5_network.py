@@ -11,7 +11,8 @@ import pytest
 
 from stages.stage5_container.more import publish
 from tests.running import LABRUN
-from tests.stages.networks import BEYOND, OUTSIDE, Internet, words
+from tests.stages.faults import calls_before_the_command, faulty
+from tests.stages.networks import BEYOND, OUTSIDE, STAGE5, Internet, words
 
 pytestmark = [pytest.mark.usefixtures("as_root"), pytest.mark.xdist_group("machine")]
 
@@ -388,3 +389,58 @@ def test_what_publish_understands(text: str, found: list[str]) -> None:
 def test_what_publish_refuses(text: str) -> None:
     with pytest.raises(ValueError, match="--publish"):
         publish.ports([text])
+
+
+# ---- another's network, and what fails
+
+
+def test_one_may_have_the_network_of_another_and_its_names(net: Internet, rootfs: Path) -> None:
+    with net.container(rootfs, "-p", "8080:80", name="first") as first:
+        shared = ("--network", "container:first")
+        with net.container(rootfs, *shared) as second, second.serving(80, "second"):
+            assert os.readlink(f"/proc/{second.pid}/ns/net") == os.readlink(
+                f"/proc/{first.pid}/ns/net"
+            )
+            assert second.reads("/etc/hosts") == first.reads("/etc/hosts")
+            assert net.beyond.asks(OUTSIDE, 8080) == f"second {BEYOND} word"
+        assert first.does("ip", "-br", "link", "show", "eth0").split()[0] == "eth0@if" + str(
+            json.loads(net.host.does("ip", "-j", "link", "show", first_cable(net)))[0]["ifindex"]
+        )
+    ended = net.stage5("run", "--rm", *shared, str(rootfs), "/bin/echo", "ran")
+    assert (ended.returncode, ended.stdout) == (125, b"")
+
+
+def first_cable(net: Internet) -> str:
+    return next(net.notes.glob("lab[0-9]*")).name
+
+
+OURS = ("RTM_", "nft ", "bind(0", 'rename("/run/labrun', 'open("/proc/sys/net', "flock(", "socket(")
+"""How the words of the network's own calls begin."""
+
+
+@pytest.mark.once
+def test_whatever_call_of_the_network_fails_nothing_runs_and_nothing_is_left(
+    net: Internet, rootfs: Path
+) -> None:
+    line = ("-p", "8080:80", "--rm", str(rootfs), "/bin/echo", "ran")
+    # The first one makes the bridge, which stays.
+    assert net.stage5("run", *line).returncode == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABRUN_STORE", str(net.store))
+        calls = calls_before_the_command(STAGE5, *line, before=net.host.argv())
+        # From the ports on, up to the last word to the child: it is told its address.
+        told = [call for call, words_ in calls.items() if '"10.88.0.2\\n"' in words_][-1]
+        begun = next(call for call, words_ in calls.items() if words_.startswith("bind(0"))
+        order = list(calls)
+        between = order[order.index(begun) : order.index(told)]
+        inside = [call for call in order if call.startswith("child:")]
+        wanted: dict[str, str] = {}
+        for call in (*between, *inside):
+            if calls[call].startswith(OURS):
+                # One of each kind: the later ones of a kind are like the first.
+                wanted.setdefault(f"{call.partition(':')[0]} {calls[call].partition(')')[0]}", call)
+        assert len(wanted) > 10
+        for call in wanted.values():
+            ended = net.host.run(*faulty("stage5", call, "run", *line))
+            assert (ended.returncode, ended.stdout) == (125, b""), (call, calls[call], ended)
+            net.clean_soon()

@@ -67,10 +67,15 @@ class Attachment:
 
     def type(self) -> None:
         """Hand on what is typed."""
-        data = os.read(0, 4096)
+        try:
+            data = os.read(0, 4096)
+        except OSError:
+            data = b""  # EIO: the terminal has been hung up
         if not data:
             self.loop.forget(0)
             self.say(b"e")
+            if self.tty:
+                self.status = 128 + linux.SIGHUP  # nobody can type any more, nor see
             return
         if self.tty and self.leaves(data):
             self.say(b"d")

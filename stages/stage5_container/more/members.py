@@ -67,17 +67,33 @@ def write(name: str, text: str) -> None:
     """Write a note, whole or not at all; an empty one is none."""
     place = folder()
     if not text:
-        with contextlib.suppress(FileNotFoundError):
-            linux.unlink(f"{place}/{name}")
-        # The last one takes the folder along.
-        with contextlib.suppress(OSError):
-            os.rmdir(place)
+        forget(place, name)
         return
     make_folder(os.path.dirname(place))
     make_folder(place)
-    with open(f"{place}/.{name}", "w", encoding="utf-8") as file:
-        file.write(text)
-    linux.rename(f"{place}/.{name}", f"{place}/{name}")
+    try:
+        with open(f"{place}/.{name}", "w", encoding="utf-8") as file:
+            file.write(text)
+        linux.rename(f"{place}/.{name}", f"{place}/{name}")
+    except OSError:
+        forget(place, f".{name}")
+        raise
+
+
+def forget(place: str, name: str) -> None:
+    """Remove a note, and with the last one the folder."""
+    with contextlib.suppress(FileNotFoundError):
+        linux.unlink(f"{place}/{name}")
+    with contextlib.suppress(OSError):
+        os.rmdir(place)
+
+
+def sweep() -> None:
+    """Remove what was being written when its writer was killed: with the lock, nobody else is."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(folder()):
+            if name.startswith("."):
+                forget(folder(), name)
 
 
 def add(member: Member) -> None:

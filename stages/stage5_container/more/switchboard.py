@@ -92,6 +92,7 @@ def unplug(route: Netlink, member: Member) -> None:
 
 def settle(route: Netlink) -> None:
     """Have bridges, rules, forwarding and names as those need them who are plugged in."""
+    members.sweep()
     there = members.living(route)
     remove_bridges(route)
     if not there:
