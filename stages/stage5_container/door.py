@@ -88,7 +88,7 @@ class Visitor:
     def watch(self) -> None:
         """Wait for what it says, and, where something waits for it, until it hears."""
         self.monitor.loop.forget(self.socket.fileno())
-        events = IN | OUT if self.waiting else IN
+        events = (IN if self.monitor.hungry else 0) | (OUT if self.waiting else 0)
         self.monitor.loop.watch(self.socket.fileno(), events, self.serve)
 
     def take(self, stream: int, data: bytes) -> None:

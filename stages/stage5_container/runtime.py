@@ -90,30 +90,8 @@ def contain(
     try:
         group.join()  # 3
         address = barrier.wait()  # 2
-        new = container.namespaces
-        if "cgroup" in new:
-            linux.unshare(linux.CLONE_NEWCGROUP)  # 2
-        if "time" in new:
-            shift_boottime(container.boottime)  # 2
-        if "net" in new:
-            bring_up(address)  # 2
-        if shared is not None:
-            share_network(shared)  # 5
-        if container.net_rate:
-            shape("eth0", container.net_rate)  # 3
-        if container.hostname:
-            linux.sethostname(container.hostname)  # 2
-        if "mnt" in new:
-            stand_in(container.root)  # 2
-        else:
-            enter_root(container.root)  # 1
-        if "user" in new:
-            hold_sources(container)  # 5
-            become_root(container.rootless)  # 2
-        if "mnt" in new:
-            furnish(container)  # 2, and 5: what is masked, what is read-only
-            cover(container)  # 4
-            leave_host()  # 2
+        isolate(container, address, shared)  # 2
+        move_in(container)  # 1, 2, 4
         streams.settle()  # 5: a session of its own, a terminal, or pipes to whoever keeps logs
         close_all_but(barrier.reader, *streams.kept)  # 1
         if container.workdir:
@@ -130,3 +108,36 @@ def contain(
     finally:
         # Whatever went wrong, this process must never go on as the parent.
         os._exit(FAILED)
+
+
+def isolate(container: Contained, address: str, shared: int | None) -> None:
+    """In the child: enter what isn't entered by being born there, and make it one's own."""
+    new = container.namespaces
+    if "cgroup" in new:
+        linux.unshare(linux.CLONE_NEWCGROUP)  # 2
+    if "time" in new:
+        shift_boottime(container.boottime)  # 2
+    if "net" in new:
+        bring_up(address)  # 2
+    if shared is not None:
+        share_network(shared)  # 5
+    if container.net_rate:
+        shape("eth0", container.net_rate)  # 3
+    if container.hostname:
+        linux.sethostname(container.hostname)  # 2
+
+
+def move_in(container: Contained) -> None:
+    """In the child: have the container's root, with what is mounted in it, and leave the host's."""
+    new = container.namespaces
+    if "mnt" in new:
+        stand_in(container.root)  # 2
+    else:
+        enter_root(container.root)  # 1
+    if "user" in new:
+        hold_sources(container)  # 5
+        become_root(container.rootless)  # 2
+    if "mnt" in new:
+        furnish(container)  # 2, and 5: what is masked, what is read-only
+        cover(container)  # 4
+        leave_host()  # 2

@@ -116,6 +116,7 @@ class Streams:
         while self.status < 0:
             for source in self.sources:
                 source.wait()
+            self.monitor.look_around()
             self.loop.turn()
         self.loop.forget(self.monitor.signals)
         for source in self.sources:

@@ -7,8 +7,8 @@ import os
 from stages import linux
 from stages.command_line import FAILED, failed, note
 from stages.stage4_overlayfs.more.interrupts import Stopped
+from stages.stage5_container.background import Background
 from stages.stage5_container.door import PACKET, new_pair
-from stages.stage5_container.monitor import Background
 from stages.stage5_container.more.attach import own
 from stages.stage5_container.runtime import live
 

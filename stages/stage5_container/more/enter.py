@@ -7,8 +7,9 @@ import os
 
 from stages import linux
 from stages.command_line import failed, occupy_closed_streams
+from stages.stage5_container.audience import leave_streams
 from stages.stage5_container.execute import execute
-from stages.stage5_container.monitor import Monitor, leave_streams
+from stages.stage5_container.monitor import Monitor
 from stages.stage5_container.more.freeze import frozen
 from stages.stage5_container.more.lookup import find, made_again, running
 from stages.stage5_container.more.verb import MANY, Verb, last
