@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
+from stages.linux import SIGKILL
 from stages.stage4_overlayfs import containers
 from stages.stage4_overlayfs.more.aside import step_aside
 from stages.stage4_overlayfs.options import Stacked
 from stages.stage5_container.more.lookup import find
-from stages.stage5_container.more.stop import end
+from stages.stage5_container.more.stop import ask, end
 from stages.stage5_container.more.verb import MANY, Verb, each
 
 TYPE_CHECKING = False
@@ -20,6 +23,12 @@ if TYPE_CHECKING:
 def rm(store: Store, operands: Sequence[str], options: Options) -> int:
     """Remove containers; with --force those, too, that run."""
     own_mounts()
+
+    if "--force" in options:
+        # All at once, so that none waits for another's end.
+        for word in operands:
+            with contextlib.suppress(OSError):  # it is said below
+                ask(find(store, word), SIGKILL)
 
     def away(word: str) -> None:
         state = find(store, word)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+
 from stages.linux import SIGCONT, SIGINT, SIGKILL, SIGQUIT, SIGTERM
 from stages.stage5_container.more.freeze import frozen, thaw
 from stages.stage5_container.more.lookup import find, made_again, running, send, wait_for_end
@@ -25,36 +28,46 @@ PATIENCE = 20.0
 
 def stop(store: Store, operands: Sequence[str], options: Options) -> int:
     """Ask containers to end, and kill those that don't."""
-    asked = last(options, "--signal")
-    grace = last(options, "--time")
-    return each(
-        operands,
-        lambda word: end(
-            find(store, word),
-            signal_number(asked) if asked else 0,
-            whole("--time", grace) if grace else None,
-        ),
-    )
+    text, grace = last(options, "--signal"), last(options, "--time")
+    signum = signal_number(text) if text else 0
+    seconds = whole("--time", grace) if grace else None
+    # All at once, so that none waits for another's end.
+    asked = time.monotonic()
+    for word in operands:
+        with contextlib.suppress(OSError):  # it is said below
+            ask(find(store, word), signum)
+    return each(operands, lambda word: see_end(find(store, word), seconds, asked))
 
 
-def end(state: State, signum: int = 0, grace: int | None = None) -> None:
+def end(state: State, grace: int | None = None) -> None:
     """End a container's command, softly first; return when it is tidied up behind."""
-    container = made_again(state)
+    asked = time.monotonic()
+    ask(state)
+    see_end(state, grace, asked)
+
+
+def ask(state: State, signum: int = 0) -> None:
+    """Ask a container's command to end, and have nobody start it again."""
+    usual = made_again(state).signal_to_stop()
     if state.facts()["status"] not in LIVE:
         return
     state.want(False)
     facts = state.facts()
-    soft = signum or stop_signal(state, container.signal_to_stop())
     if facts["status"] == "restarting":
         send(facts, SIGTERM, "monitor")
-    elif soft:
-        send(facts, soft)
+    else:
+        send(facts, signum or stop_signal(state, usual))
     if frozen(facts):
         thaw(facts)  # or it can't hear
-    seconds = container.grace if grace is None else grace
+
+
+def see_end(state: State, grace: int | None, asked: float) -> None:
+    """Wait until it has ended and all is tidy; kill it so many seconds after it was asked."""
+    facts = state.facts()
+    seconds = made_again(state).grace if grace is None else grace
     if seconds < 0:
         wait_for_end(facts)
-    elif not wait_for_end(facts, seconds):
+    elif not wait_for_end(facts, max(asked + seconds - time.monotonic(), 0)):
         send(state.facts(), SIGKILL)
         if not wait_for_end(facts, PATIENCE):
             send(facts, SIGKILL, "monitor")
