@@ -125,11 +125,14 @@ class Relay:
 
     def accept(self, port: Port, listener: socket.socket) -> None:
         """Take a connection, and begin one to the container."""
+        inner: socket.socket | None = None
         try:
-            outer, _ = listener.accept()
             inner = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            outer, _ = listener.accept()
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
+            if inner:
+                inner.close()
+            if error.errno in (errno.EMFILE, errno.ENFILE) and self.ends:
                 # Who comes now waits in the kernel's queue until another goes.
                 self.poll.modify(listener.fileno(), 0)
                 self.full.add(listener.fileno())
