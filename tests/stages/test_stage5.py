@@ -610,12 +610,13 @@ def test_ps_filters_and_forms(engine: Engine) -> None:
 
 
 def test_logs_keep_streams_apart_and_whole_lines_with_their_times(engine: Engine) -> None:
-    script = "echo out; echo err >&2; sleep 0.5; printf 'no end'; sleep 0.2; "
-    script += "printf ' of line\\n'; echo last"
+    engine.begin("two", script="echo out; echo err >&2")
+    script = "echo first; printf 'no end'; sleep 0.2; printf ' of line\\n'; sleep 0.2; echo last"
     engine.begin("wordy", script=script)
-    engine.says("wait", "wordy")
-    ended = run([engine.command, "logs", "wordy"])
-    assert (ended.stdout, ended.stderr) == (b"out\nno end of line\nlast\n", b"err\n")
+    engine.says("wait", "two", "wordy")
+    ended = run([engine.command, "logs", "two"])
+    assert (ended.stdout, ended.stderr) == (b"out\n", b"err\n")
+    assert engine.says("logs", "wordy") == "first\nno end of line\nlast"
     ended = run([engine.command, "logs", "-t", "-n", "2", "wordy"])
     rows = ended.stdout.decode().splitlines()
     assert [row.partition(" ")[2] for row in rows] == ["no end of line", "last"]

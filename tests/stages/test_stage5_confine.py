@@ -21,6 +21,7 @@ import pytest
 
 from stages import linux
 from stages.stage3_cgroups.more.find import Trees
+from stages.stage4_overlayfs.more.paths import Tree
 from stages.stage5_container import confine
 from stages.stage5_container.more import (
     capabilities,
@@ -718,8 +719,30 @@ def test_a_passwd_may_be_a_link_inside(tmp_path: Path) -> None:
     os.symlink("/etc/users", tmp_path / "etc" / "passwd")
     (tmp_path / "etc" / "users").write_text("good:x:9:9::/home/good:\n")
     assert identity.identify(str(tmp_path), "good") == (9, 9, [9])
-    assert identity.home_of(str(tmp_path), 9) == "/home/good"
-    assert identity.home_of(str(tmp_path), 8) == "/"
+
+
+@pytest.mark.parametrize("read", ["stage 4", "stage 5"])
+def test_a_device_in_the_place_of_passwd_is_never_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    # To open a watchdog is to start it: the machine would be reset.
+    (tmp_path / "etc").mkdir()
+    os.mknod(tmp_path / "etc" / "passwd", stat.S_IFCHR, os.makedev(1, 7))
+    opened: list[int] = []
+    original = os.open
+
+    def watched(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        fd = original(path, flags, *more, **named)
+        if stat.S_ISCHR(os.fstat(fd).st_mode):
+            opened.append(flags)
+        return fd
+
+    monkeypatch.setattr(os, "open", watched)
+    if read == "stage 4":
+        assert Tree(str(tmp_path)).lines("etc/passwd") == []
+    else:
+        assert identity.lines(str(tmp_path), "etc/passwd") == []
+    assert all(flags & os.O_PATH for flags in opened)
 
 
 def test_the_command_is_that_user_in_those_groups(inside: Inside) -> None:

@@ -29,8 +29,8 @@ def step(code: int, target: int = 0, source: int = 0, offset: int = 0, value: in
     return struct.pack("<BBhi", code, source << 4 | target, offset, value)
 
 
-def program(allowed: Iterable[tuple[str, int, int, str]]) -> bytes:
-    """Return the program that allows these: "c" or "b", major, minor (-1: any), and of "rwm"."""
+def program(allowed: Iterable[str]) -> bytes:
+    """Return the program that allows what devices.allow of v1 would, such as `c 136:* rwm`."""
     # r1 is the context: access_type (access << 16 | kind), major, minor.
     steps = [
         step(LOAD, 2, 1, 0),
@@ -40,15 +40,17 @@ def program(allowed: Iterable[tuple[str, int, int, str]]) -> bytes:
         step(LOAD, 4, 1, 4),  # r4: the major number
         step(LOAD, 5, 1, 8),  # r5: the minor number
     ]
-    for kind, major, minor, access in allowed:
+    for rule in allowed:
+        kind, numbers, access = rule.split()
         refused = 7 & ~sum(ACCESS[letter] for letter in access)
         tests: list[list[bytes]] = [[], [step(UNEQUAL, 2, value=KINDS[kind])]]
         if refused:
             # What is wanted beyond what is allowed: nothing is.
             copied = [step(COPY, 1, 3), step(AND, 1, value=refused)]
             tests.append([*copied, step(UNEQUAL, 1, value=0)])
-        tests += [[step(UNEQUAL, 4, value=major)]] * (major != -1)
-        tests += [[step(UNEQUAL, 5, value=minor)]] * (minor != -1)
+        for register, number in zip((4, 5), numbers.split(":"), strict=True):
+            if number != "*":
+                tests.append([step(UNEQUAL, register, value=int(number))])
         flat = [one for test in tests for one in test]
         # A jump counts the instructions behind it: to behind the two that say yes.
         for at, one in enumerate(flat):

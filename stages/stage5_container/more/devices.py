@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import NamedTuple
 
 from stages import linux
 from stages.stage3_cgroups.more.files import entries, kill_all, make, remove_when_empty
@@ -24,36 +23,20 @@ if TYPE_CHECKING:
     from stages.stage3_cgroups.limits import Limits
     from stages.stage3_cgroups.more.usage import Usage
 
-ANY = -1
-
-
-class Allowed(NamedTuple):
-    """A device, "c" or "b" and its numbers, and what is allowed: r(ead), w(rite), m(knod)."""
-
-    kind: str
-    major: int
-    minor: int
-    access: str
-
-    def __str__(self) -> str:
-        """Spell it as devices.allow does."""
-        major, minor = ("*" if one == ANY else str(one) for one in (self.major, self.minor))
-        return f"{self.kind} {major}:{minor} {self.access}"
-
-
 ALLOWED = (
     # runc's, which Docker adds none to (libcontainer/specconv, AllowedDevices), but for 10:200:
-    # a container has no tun to open.
-    Allowed("c", ANY, ANY, "m"),
-    Allowed("b", ANY, ANY, "m"),
-    Allowed("c", 1, 3, "rwm"),  # null
-    Allowed("c", 1, 5, "rwm"),  # zero
-    Allowed("c", 1, 7, "rwm"),  # full
-    Allowed("c", 1, 8, "rwm"),  # random
-    Allowed("c", 1, 9, "rwm"),  # urandom
-    Allowed("c", 5, 0, "rwm"),  # tty
-    Allowed("c", 5, 2, "rwm"),  # ptmx
-    Allowed("c", 136, ANY, "rwm"),  # pts
+    # a container has no tun to open. As devices.allow has them: c(haracter) or b(lock) device, its
+    # numbers, and what is allowed of r(ead), w(rite), m(knod).
+    "c *:* m",
+    "b *:* m",
+    "c 1:3 rwm",  # null
+    "c 1:5 rwm",  # zero
+    "c 1:7 rwm",  # full
+    "c 1:8 rwm",  # random
+    "c 1:9 rwm",  # urandom
+    "c 5:0 rwm",  # tty
+    "c 5:2 rwm",  # ptmx
+    "c 136:* rwm",  # pts
 )
 
 
@@ -93,7 +76,7 @@ class DeviceGroup:
             # Its parent allows them: what nobody allowed to it, it can't allow to a child.
             linux.write_file(f"{self.path}/devices.deny", "a")
             for allowed in ALLOWED:
-                linux.write_file(f"{self.path}/devices.allow", str(allowed))
+                linux.write_file(f"{self.path}/devices.allow", allowed)
             return
         for part in self.group.parts:
             if isinstance(part, GroupV2) and part.path:
@@ -125,7 +108,7 @@ class DeviceGroup:
 
 def attach(directory: str) -> None:
     """Have the kernel ask our program whenever somebody in a group of v2 opens a device."""
-    code = program((one.kind, one.major, one.minor, one.access) for one in ALLOWED)
+    code = program(ALLOWED)
     loaded = linux.bpf_prog_load(code, linux.BPF_PROG_TYPE_CGROUP_DEVICE)
     target = linux.open_file(directory, linux.O_RDONLY | linux.O_DIRECTORY | linux.O_CLOEXEC)
     try:

@@ -49,12 +49,6 @@ def identify(root: str, user: str) -> tuple[int, int, list[int]]:
     return int(uid), int(gid), list(dict.fromkeys([int(gid), *map(int, others)]))
 
 
-def home_of(root: str, uid: int) -> str:
-    """Return the home directory of a user, `/` where passwd has no line, as Docker has it."""
-    rows = [row for row in lines(root, "etc/passwd") if len(row) > 5 and row[2] == str(uid)]
-    return rows[0][5] if rows and rows[0][5] else "/"
-
-
 def lines(root: str, path: str) -> list[list[str]]:
     """Return the fields of a file such as /etc/passwd; none where there is no regular file."""
     content = read_inside(root, path)

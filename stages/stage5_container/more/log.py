@@ -61,7 +61,15 @@ class Log:
         # What may be a question waits for its answer, not for the end of its line.
         if rest:
             rows.append(b"%s P %s\n" % (head, rest))
-        self.write(b"".join(rows))
+        some, length = [], 0
+        for row in rows:
+            some.append(row)
+            length += len(row)
+            if self.length + length >= self.most:
+                self.write(b"".join(some))
+                some, length = [], 0
+        if some:
+            self.write(b"".join(some))
 
     def deaf(self, _: int) -> bool:
         """Return False: logs are kept for later."""

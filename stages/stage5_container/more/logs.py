@@ -15,6 +15,7 @@ from stages.stage5_container.state import LIVE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from io import BufferedReader
     from typing import BinaryIO
 
     from stages.stage4_overlayfs.store import Store
@@ -35,8 +36,13 @@ def logs(store: Store, operands: Sequence[str], options: Options) -> int:
     count = -1 if tail in ("", "all") else whole("--tail", tail)
     lines = entries(state, follow="--follow" in options, tail=count)
     middle = {b"stdout": False, b"stderr": False}  # whether a line has begun
+    wanted = dict.fromkeys(middle, True)
     for time_of, stream, tag, text in lines:
-        if (since and time_of < since) or (until and time_of > until):
+        if not middle[stream]:
+            # A line is of the time at which it began.
+            wanted[stream] = since <= time_of and (not until or time_of <= until)
+        if not wanted[stream]:
+            middle[stream] = tag != b"F"
             continue
         out: BinaryIO = (sys.stdout if stream == b"stdout" else sys.stderr).buffer
         begins = times and not middle[stream]
@@ -72,12 +78,12 @@ def entries(
                     time.sleep(0.001)
                     line += file.readline()
                 yield parts(line)
-            if not lives:
-                return
-            if rotated(file, path):
-                file = stack.enter_context(open(path, "rb"))
-            else:
+            if younger := younger_than(file, path):
+                file = stack.enter_context(younger)
+            elif lives:
                 time.sleep(OFTEN)
+            else:
+                return
 
 
 def last_lines(rows: list[bytes], count: int) -> list[bytes]:
@@ -102,12 +108,26 @@ def parts(line: bytes) -> tuple[bytes, bytes, bytes, bytes]:
     return when, stream if stream == b"stderr" else b"stdout", tag, text
 
 
-def rotated(file: BinaryIO, path: str) -> bool:
-    """Return whether there is a younger file by now."""
-    try:
-        return os.stat(path).st_ino != os.fstat(file.fileno()).st_ino
-    except FileNotFoundError:
-        return False
+def younger_than(file: BufferedReader, path: str) -> BufferedReader | None:
+    """Return the file that was begun when this one was full; None where this is the youngest.
+
+    One that is gone by now was older than all that are there.
+    """
+    ours, found = os.fstat(file.fileno()).st_ino, list[BufferedReader]()
+    for one in [path, *(f"{path}.{age}" for age in range(1, 100))]:
+        try:
+            opened = open(one, "rb")  # noqa: SIM115  # the caller goes on with it
+        except FileNotFoundError:
+            if one == path:
+                continue  # it is just being begun
+            break
+        if os.fstat(opened.fileno()).st_ino == ours:
+            opened.close()
+            break
+        found.append(opened)
+    for other in found[:-1]:
+        other.close()
+    return found[-1] if found else None
 
 
 def bound(text: str) -> bytes:

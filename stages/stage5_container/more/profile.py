@@ -9,36 +9,39 @@ nothing. What Docker says about it: docs.docker.com, engine/security/seccomp.
 from __future__ import annotations
 
 import errno
-from typing import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Argument = tuple[int, str, int, int]
+    """A condition on an argument: which, counted from 0; how it is compared, as libseccomp calls
+    that; with what. With MASKED_EQ that is a mask, and the last is what is to be left by it."""
 
 ALLOW, REFUSE = "allow", "errno"
 
 
-class Argument(NamedTuple):
-    """A condition on an argument, counted from 0: how it is compared, as libseccomp calls that."""
+class Rule:
+    """What is done with some system calls, where all conditions hold.
 
-    position: int
-    how: str
-    value: int
-    other: int = 0
-    """With MASKED_EQ, `value` is the mask, and this what is left."""
+    It is for a container with all the capabilities in `having`, and none of those in `lacking`; for
+    `machines`, as uname(2) calls them, or all, but not for `others`.
+    """
 
-
-class Rule(NamedTuple):
-    """What is done with some system calls, where all conditions hold."""
-
-    names: tuple[str, ...]
-    action: str = ALLOW
-    errno: int = errno.EPERM
-    arguments: tuple[Argument, ...] = ()
-    having: tuple[str, ...] = ()
-    """Capabilities that the container must all have."""
-    lacking: tuple[str, ...] = ()
-    """Those of which it may have none."""
-    machines: tuple[str, ...] = ()
-    """As uname(2) calls them; none are all."""
-    others: tuple[str, ...] = ()
-    """Machines that it is not for."""
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        action: str = ALLOW,
+        errno: int = errno.EPERM,
+        arguments: tuple[Argument, ...] = (),
+        *,
+        having: tuple[str, ...] = (),
+        lacking: tuple[str, ...] = (),
+        machines: tuple[str, ...] = (),
+        others: tuple[str, ...] = (),
+    ) -> None:
+        """Take them."""
+        self.names, self.action, self.errno, self.arguments = names, action, errno, arguments
+        self.having, self.lacking = having, lacking
+        self.machines, self.others = machines, others
 
 
 FILES = """
@@ -126,10 +129,10 @@ def having(capability: str, names: str) -> Rule:
 RULES = (
     Rule(words(FILES, WAITING, MEMORY, PROCESSES, SIGNALS, TIME, TALKING)),
     # The kernel's cryptography (CVE-2026-31431), and the way to the hypervisor.
-    Rule(("socket",), arguments=(Argument(0, "LT", AF_ALG),)),
-    Rule(("socket",), arguments=(Argument(0, "EQ", AF_ALG + 1),)),
-    Rule(("socket",), arguments=(Argument(0, "GT", AF_VSOCK),)),
-    *(Rule(("personality",), arguments=(Argument(0, "EQ", kind),)) for kind in PERSONALITIES),
+    Rule(("socket",), arguments=((0, "LT", AF_ALG, 0),)),
+    Rule(("socket",), arguments=((0, "EQ", AF_ALG + 1, 0),)),
+    Rule(("socket",), arguments=((0, "GT", AF_VSOCK, 0),)),
+    *(Rule(("personality",), arguments=((0, "EQ", kind, 0),)) for kind in PERSONALITIES),
     Rule(words("arch_prctl modify_ldt"), machines=("x86_64",)),
     Rule(
         words(
@@ -143,13 +146,13 @@ RULES = (
     # A thread or a process, but no namespace: in one's own user namespace one is root again.
     Rule(
         ("clone",),
-        arguments=(Argument(0, "MASKED_EQ", NAMESPACES),),
+        arguments=((0, "MASKED_EQ", NAMESPACES, 0),),
         lacking=("SYS_ADMIN",),
         others=("s390x",),
     ),
     Rule(
         ("clone",),
-        arguments=(Argument(1, "MASKED_EQ", NAMESPACES),),
+        arguments=((1, "MASKED_EQ", NAMESPACES, 0),),
         lacking=("SYS_ADMIN",),
         machines=("s390x",),
     ),

@@ -10,7 +10,7 @@ import json
 import os
 
 from stages.stage5_container.more.capabilities import named
-from stages.stage5_container.more.profile import ALLOW, REFUSE, Argument, Rule
+from stages.stage5_container.more.profile import ALLOW, REFUSE, Rule
 from stages.stage5_container.more.seccomp import COMPARED, Profile
 
 TYPE_CHECKING = False
@@ -54,9 +54,7 @@ def rules(row: dict[str, Any]) -> list[Rule]:
     names = row.get("names") or [row["name"]]
     action, number = action_of(row, "action", "errnoRet")
     arguments = [
-        Argument(
-            int(one["index"]), compared(one["op"]), int(one["value"]), int(one.get("valueTwo") or 0)
-        )
+        (int(one["index"]), compared(one["op"]), int(one["value"]), int(one.get("valueTwo") or 0))
         for one in row.get("args") or ()
     ]
     includes, excludes = row.get("includes") or {}, row.get("excludes") or {}
@@ -64,20 +62,22 @@ def rules(row: dict[str, Any]) -> list[Rule]:
         excludes.get("minKernel"), unsaid=True
     ):
         return []
-    rule = Rule(
-        tuple(map(str, names)),
-        action,
-        number,
-        having=tuple(sorted(named("caps", includes.get("caps") or ()))),
-        lacking=tuple(sorted(named("caps", excludes.get("caps") or ()))),
-        machines=tuple(MACHINES.get(name, name) for name in includes.get("arches") or ()),
-        others=tuple(MACHINES.get(name, name) for name in excludes.get("arches") or ()),
-    )
     # libseccomp takes one comparison an argument. Of several with one, runc makes rules, of which
     # any may hold (libcontainer/seccomp, matchCall).
-    if len({one.position for one in arguments}) < len(arguments):
-        return [rule._replace(arguments=(one,)) for one in arguments]
-    return [rule._replace(arguments=tuple(arguments))]
+    several = len({position for position, *_ in arguments}) < len(arguments)
+    return [
+        Rule(
+            tuple(map(str, names)),
+            action,
+            number,
+            together,
+            having=tuple(sorted(named("caps", includes.get("caps") or ()))),
+            lacking=tuple(sorted(named("caps", excludes.get("caps") or ()))),
+            machines=tuple(MACHINES.get(name, name) for name in includes.get("arches") or ()),
+            others=tuple(MACHINES.get(name, name) for name in excludes.get("arches") or ()),
+        )
+        for together in ([(one,) for one in arguments] if several else [tuple(arguments)])
+    ]
 
 
 def action_of(row: dict[str, Any], action: str, number: str) -> tuple[str, int]:

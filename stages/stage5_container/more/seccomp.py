@@ -17,7 +17,6 @@ import errno
 import hashlib
 import os
 import struct
-from typing import NamedTuple
 
 from stages.stage5_container.more.profile import ALLOW, REFUSE, RULES
 
@@ -27,6 +26,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from stages.stage5_container.more.profile import Argument, Rule
+
+    Choice = tuple[int, list[tuple[str, int, tuple[Argument, ...]]]]
+    """The action for what isn't listed; then names, actions and conditions."""
 
 LIBRARY = "libseccomp.so.2"
 ACTIONS = {
@@ -53,26 +55,21 @@ X32 = 0x40000000
 """From here on the calls of x32 are numbered, a second set on x86-64."""
 
 
-class Profile(NamedTuple):
+class Profile:
     """Rules, and what is done with a call that none of them is about."""
 
-    rules: Sequence[Rule]
-    action: str = REFUSE
-    errno: int = errno.EPERM
+    def __init__(
+        self, rules: Sequence[Rule], action: str = REFUSE, errno: int = errno.EPERM
+    ) -> None:
+        """Take them."""
+        self.rules, self.action, self.errno = rules, action, errno
 
 
 DOCKER = Profile(RULES)
 
 
-class Choice(NamedTuple):
-    """What of a profile is for this container on this machine."""
-
-    default: int
-    calls: list[tuple[str, int, tuple[Argument, ...]]]
-
-
 def choose(profile: Profile, capabilities: Sequence[str], machine: str) -> Choice:
-    """Return the rules that hold with these capabilities, by name, on this machine."""
+    """Return what is done by default, and what with each call, for this container here."""
     there = {*capabilities}
     calls = []
     for rule in profile.rules:
@@ -80,7 +77,7 @@ def choose(profile: Profile, capabilities: Sequence[str], machine: str) -> Choic
         if fits and machine in (rule.machines or (machine,)) and machine not in rule.others:
             action = encoded(rule.action, rule.errno)
             calls += [(name, action, rule.arguments) for name in rule.names]
-    return Choice(encoded(profile.action, profile.errno), calls)
+    return encoded(profile.action, profile.errno), calls
 
 
 def encoded(action: str, number: int) -> int:
@@ -162,7 +159,8 @@ class Library:
 
     def compile(self, choice: Choice, machine: str) -> bytes:
         """Return the program; raise OSError where a rule can't be."""
-        context = self.library.seccomp_init(choice.default)
+        default, calls = choice
+        context = self.library.seccomp_init(default)
         if not context:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), "seccomp_init()")
         try:
@@ -172,11 +170,11 @@ class Library:
             # Before 2.5 there is no tree.
             self.library.seccomp_attr_set(context, OPTIMIZE, TREE)
             greatest = 0
-            for name, action, arguments in choice.calls:
+            for name, action, arguments in calls:
                 number = self.library.seccomp_syscall_resolve_name(name.encode())
                 greatest = max(greatest, number)
                 # It takes no rule that says what is done anyway.
-                if number != UNKNOWN and action != choice.default:
+                if number != UNKNOWN and action != default:
                     self.add(context, name, number, action, arguments)
             return newer(MACHINES.get(machine, (0,))[0], greatest) + self.exported(context)
         finally:
@@ -186,12 +184,9 @@ class Library:
         self, context: int, name: str, number: int, action: int, arguments: Sequence[Argument]
     ) -> None:
         """Add a rule."""
-        comparisons = (Comparison * len(arguments))(
-            *(
-                Comparison(one.position, COMPARED[one.how], one.value, one.other)
-                for one in arguments
-            )
-        )
+        comparisons = (Comparison * len(arguments))()
+        for at, (position, how, value, other) in enumerate(arguments):
+            comparisons[at] = Comparison(position, COMPARED[how], value, other)
         made = self.library.seccomp_rule_add_array(
             context, action, number, len(arguments), comparisons
         )
