@@ -168,9 +168,11 @@ class Internet:
                 return
 
     @contextlib.contextmanager
-    def container(self, rootfs: Path, *options: str, name: str = "") -> Iterator["Running"]:
-        """Start a container that waits."""
-        line = self.host.argv(STAGE5, "run", "--rm", *options)
+    def container(
+        self, rootfs: Path, *options: str, name: str = "", before: Sequence[str] = ()
+    ) -> Iterator["Running"]:
+        """Start a container that waits; what stands before its command line is `before`."""
+        line = self.host.argv(*before, STAGE5, "run", "--rm", *options)
         line += ["--name", name] if name else []
         cidfile = self.store.parent / f"cid-{os.urandom(4).hex()}"
         line += ["--cidfile", str(cidfile)]

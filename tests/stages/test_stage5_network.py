@@ -2,8 +2,10 @@
 
 import json
 import os
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,6 +126,77 @@ def test_the_relay_goes_on_when_nobody_listens_inside(net: Internet, rootfs: Pat
             assert answer.startswith("! ") or answer == ""
             with one.serving({"tcp": 80, "udp": 53}[kind], "late", kind):
                 assert net.host.asks("127.0.0.1", port, kind=kind).startswith("late ")
+
+
+GONE = """
+import socket, struct, sys, time
+clients = [socket.create_connection(("127.0.0.1", 8080)) for _ in range(5)]
+for client in clients:
+    client.shutdown(socket.SHUT_WR)
+time.sleep(0.3)
+for client in clients:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+"""
+"""Ends what it says, and then resets the connection."""
+SILENT = """
+import socket, time
+with socket.create_server(("", 80)) as server:
+    print("up", flush=True)
+    kept = [server.accept() for _ in range(5)]
+    time.sleep(60)
+"""
+
+
+def test_the_relay_rests_when_a_client_has_gone_and_the_server_says_nothing(
+    net: Internet, rootfs: Path
+) -> None:
+    with net.container(rootfs, "-p", "8080:80") as one:
+        line = one.argv(sys.executable, "-c", SILENT)
+        with subprocess.Popen(line, stdout=subprocess.PIPE) as server:
+            try:
+                assert server.stdout
+                assert server.stdout.readline() == b"up\n"
+                net.host.does(sys.executable, "-c", GONE)
+                before = spent(one.process.pid)
+                time.sleep(2)
+                assert spent(one.process.pid) - before < 0.2
+            finally:
+                server.kill()
+        assert one.process.poll() is None
+
+
+def test_who_comes_when_there_are_no_descriptors_left_waits(net: Internet, rootfs: Path) -> None:
+    few = ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh"]
+    with net.container(rootfs, "-p", "8080:80", before=few) as one, one.serving(80, "web"):
+        assert net.host.does(sys.executable, "-c", CROWD) == "60 of 60\n"
+
+
+CROWD = """
+import socket
+crowd = [socket.create_connection(("127.0.0.1", 8080)) for _ in range(60)]
+served = 0
+for one in crowd:
+    one.settimeout(10)
+    try:
+        one.sendall(b"word")
+        one.shutdown(socket.SHUT_WR)
+        served += one.recv(100).startswith(b"web")
+    except OSError:
+        pass
+    one.close()
+print(served, "of 60")
+"""
+
+
+def spent(pid: int) -> float:
+    """Return the seconds of CPU time that a process's children have used."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    ticks = 0
+    for child in children:
+        fields = Path(f"/proc/{child}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 # ---- the host is left as it was

@@ -33,6 +33,7 @@ CLIENTS = 4096
 IP_PKTINFO, IN_PKTINFO = 8, Struct("=i4s4s")
 """See ip(7)."""
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+ENDED = select.EPOLLHUP | select.EPOLLERR
 
 
 def doors(texts: Sequence[str]) -> list[tuple[Port, socket.socket]]:
@@ -86,6 +87,8 @@ class Relay:
         self.poll.register(alive, READ)
         self.doors = {listener.fileno(): (port, listener) for port, listener in listeners}
         self.ends: dict[int, End] = {}
+        self.full: set[int] = set()
+        """Listeners that nothing is taken from, for there are no descriptors left."""
         self.clients: dict[tuple[int, tuple[object, ...]], Client] = {}
         self.answers: dict[int, Client] = {}
         for fd in self.doors:
@@ -122,8 +125,18 @@ class Relay:
 
     def accept(self, port: Port, listener: socket.socket) -> None:
         """Take a connection, and begin one to the container."""
-        outer, _ = listener.accept()
-        inner = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        inner: socket.socket | None = None
+        try:
+            inner = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            outer, _ = listener.accept()
+        except OSError as error:
+            if inner:
+                inner.close()
+            if error.errno in (errno.EMFILE, errno.ENFILE) and self.ends:
+                # Who comes now waits in the kernel's queue until another goes.
+                self.poll.modify(listener.fileno(), 0)
+                self.full.add(listener.fileno())
+            raise
         for one in (outer, inner):
             one.setblocking(False)
             # What comes in small pieces is to go on in small pieces, at once. See tcp(7).
@@ -155,16 +168,24 @@ class Relay:
         if end.finished and end.other.finished and not (end.pending or end.other.pending):
             self.close(end)
             return
-        for one in (end, end.other):
-            self.want(one)
+        self.want(end, ended=bool(events & ENDED))
+        self.want(end.other)
 
-    def want(self, end: End) -> None:
+    def want(self, end: End, *, ended: bool = False) -> None:
         """Say what is waited for at an end: room, where something is to go; else what comes."""
         events = WRITE if end.pending or end.connecting else 0
         # Who is slow to take keeps the other from sending: that is TCP's own way, passed on.
         if not (end.finished or end.other.pending or end.other.connecting or end.connecting):
             events |= READ
-        if events != end.events:
+        if ended and not events:
+            # The kernel goes on reporting that, whether or not anything is waited for.
+            self.poll.unregister(end.fd)
+            end.events = None
+        elif end.events is None:
+            if events:
+                self.poll.register(end.fd, events)
+                end.events = events
+        elif events != end.events:
             self.poll.modify(end.fd, events)
             end.events = events
 
@@ -173,6 +194,9 @@ class Relay:
         for one in (end, end.other):
             self.ends.pop(one.fd, None)
             one.socket.close()
+        for fd in self.full:
+            self.poll.modify(fd, READ)
+        self.full.clear()
 
     # ---- UDP
 
@@ -219,7 +243,8 @@ class End:
         self.pending = b""
         self.finished = False
         """Nothing more comes from here."""
-        self.events = 0
+        self.events: int | None = 0
+        """What is waited for; None: nothing, and it isn't listened to either."""
 
     def read(self) -> bytes:
         """Return what has come; b"" where nothing will any more."""
