@@ -9,7 +9,7 @@ import select
 from stages import linux
 from stages.stage4_overlayfs import containers
 from stages.stage5_container.options import Contained
-from stages.stage5_container.state import LIVE, State, is_alive
+from stages.stage5_container.state import State, is_alive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,8 +66,11 @@ def send(facts: dict[str, Any], signum: int, who: str = "pid") -> bool:
 
 
 def wait_for_end(facts: dict[str, Any], seconds: float | None = None) -> bool:
-    """Wait until its monitor has ended, so that all is tidy; False where that takes longer."""
-    if facts["status"] not in LIVE:
+    """Wait until its monitor has ended, so that all is tidy; False where that takes longer.
+
+    The command may have ended before, and be noted so: then the monitor is still tidying up.
+    """
+    if not is_alive(facts, "monitor"):
         return True
     try:
         fd = linux.pidfd_open(facts["monitor"])

@@ -8,9 +8,10 @@ from stages.linux import SIGKILL
 from stages.stage4_overlayfs import containers
 from stages.stage4_overlayfs.more.aside import step_aside
 from stages.stage4_overlayfs.options import Stacked
-from stages.stage5_container.more.lookup import find
-from stages.stage5_container.more.stop import ask, end
+from stages.stage5_container.more.lookup import find, wait_for_end
+from stages.stage5_container.more.stop import PATIENCE, ask, end
 from stages.stage5_container.more.verb import MANY, Verb, each
+from stages.stage5_container.state import LIVE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ def rm(store: Store, operands: Sequence[str], options: Options) -> int:
         state = find(store, word)
         if "--force" in options:
             end(state, grace=0)
+        facts = state.facts()
+        if facts["status"] not in LIVE:
+            wait_for_end(facts, PATIENCE)
         containers.remove(store, state.id)
 
     return each(operands, away)

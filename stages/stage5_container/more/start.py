@@ -9,11 +9,12 @@ from stages.command_line import FAILED, note
 from stages.stage4_overlayfs.more.aside import step_aside
 from stages.stage5_container.more import attach as other_side
 from stages.stage5_container.more.begin import begin
-from stages.stage5_container.more.lookup import find, made_again, running
-from stages.stage5_container.more.stop import end
+from stages.stage5_container.more.lookup import find, made_again, running, wait_for_end
+from stages.stage5_container.more.stop import PATIENCE, end
 from stages.stage5_container.more.verb import MANY, Verb, last, line_of, say
 from stages.stage5_container.options import whole
 from stages.stage5_container.stack import Stack
+from stages.stage5_container.state import LIVE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ def start_one(store: Store, word: str, *, together: bool = False) -> int:
         if not together:
             say(word)
             return 0  # as Docker has it: what is wanted is so
+    facts = state.facts()
+    if facts["status"] not in LIVE:
+        wait_for_end(facts, PATIENCE)  # its last monitor may still be tidying up
     state.want(True)
     container.detach = not together
     return begin(container, called=word)
