@@ -158,6 +158,7 @@ def test_a_runtime_in_the_foreground_that_is_killed_takes_the_command_along(
     line = [engine.command, "run", *QUIET, *keep, "-u", "65534", "--name", "victim", "box"]
     process = subprocess.Popen([*line, "/bin/sh", "-c", f"sleep 1000; : {mark}"])
     eventually(lambda: engine.names(), lambda names: "victim" in names)
+    engine.until("victim", "running")
     pid = engine.pid("victim")
     process.kill()
     process.wait()

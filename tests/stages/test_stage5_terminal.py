@@ -198,6 +198,7 @@ def test_a_callers_terminal_is_spared_without_one_of_its_own(engine: Engine) -> 
         assert "/dev/pts" not in before
     with Caller(engine, *line, "sleep 1000") as caller:
         eventually(lambda: engine.names(), lambda names: "plain" in names)
+        engine.until("plain", "running")
         session, number = stat_of(engine.pid("plain"))
         assert (session, number) == (engine.pid("plain"), 0)
         caller.child.sendintr()
