@@ -10,8 +10,10 @@ import pytest
 
 
 def pytest_configure() -> None:
-    """Have what the tests start hear of a hang-up, also where we were started by nohup."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    """Have what the tests start hear signals, also where nohup or a shell's & has us ignore them."""
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
