@@ -10,7 +10,7 @@ import pytest
 
 
 def pytest_configure() -> None:
-    """Have what the tests start hear signals, also where nohup or a shell's & has us ignore them."""
+    """Have what the tests start hear signals; nohup, or a shell's `&`, had us ignore some."""
     for number in (signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
+from checks.bench import Bench
 from labs.demo import stack
 from labs.demo.script import load
 from labs.demo.stack import Entry, Stack
@@ -320,3 +321,25 @@ def test_stage4_leaves_no_mount_no_file_and_no_process(tmp_path: Path) -> None:
     left = subprocess.run(["pgrep", "-f", folder], capture_output=True, check=False)
     assert left.stdout == b""
     assert Path("/var/lib/labrun/store").exists() == before
+
+
+@ROOT_ONLY
+def test_a_file_of_holes_is_told_by_what_was_written_to_it(rootfs: Path) -> None:
+    with Bench(rootfs, machine=True) as bench:
+        pool = Path(bench.scratch) / "pool"
+        place = Path(bench.path(str(pool)))
+        with place.open("wb") as file:
+            # As Devicemapper's pool: to read all of it would take minutes.
+            file.truncate(100 << 30)
+            file.seek(50 << 30)
+            file.write(b"one")
+        (told,) = stack.contents(bench, bench.scratch).values()
+        with place.open("r+b") as file:
+            file.seek((50 << 30) + 2)
+            file.write(b"E")
+        (changed,) = stack.contents(bench, bench.scratch).values()
+        assert changed != told
+        with place.open("r+b") as file:
+            file.seek((50 << 30) + 2)
+            file.write(b"e")
+        assert [*stack.contents(bench, bench.scratch).values()] == [told]
