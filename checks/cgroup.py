@@ -233,6 +233,8 @@ def remount() -> None:
         os.rmdir(draft)
 
 
+BENCH = "labrun-bench"
+"""How the group of a bench begins to be called; what is below is the bench's, and its judge's."""
 DRAFTS = "/run/.bench/cgroup"
 _SAFE = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 
@@ -282,7 +284,7 @@ def _giver(directory: Path) -> Path:
 @contextlib.contextmanager
 def outer_group(page: Page) -> Iterator[Group]:
     """Make the outer group, as far as this machine lets us, and remove it at the end."""
-    name = nonce("labrun-bench")
+    name = nonce(BENCH)
     made: list[Path] = []
     try:
         for parent in map(_giver, own_directories()):

@@ -38,7 +38,9 @@ LINTERS: tuple[tuple[str, ...], ...] = (
 )
 """What must have nothing to say; programs of the environment, started in the checkout."""
 
-PARALLEL = ("-n", "auto", "--dist", "loadgroup")
+WORKERS = (os.cpu_count() or 1) + 1
+"""One more than there are processors: a third of its time a test waits for what it has started."""
+PARALLEL = ("-n", str(WORKERS), "--dist", "loadgroup")
 """Tests that can't run beside each other share a mark: `@pytest.mark.xdist_group("machine")`."""
 
 CORE = ("-m", "not peers and not browser and not vm", *PARALLEL)

@@ -326,20 +326,21 @@ def test_stage4_leaves_no_mount_no_file_and_no_process(tmp_path: Path) -> None:
 @ROOT_ONLY
 def test_a_file_of_holes_is_told_by_what_was_written_to_it(rootfs: Path) -> None:
     with Bench(rootfs, machine=True) as bench:
-        pool = Path(bench.scratch) / "pool"
-        place = Path(bench.path(str(pool)))
+        folder = f"{bench.scratch}/store"
+        place = Path(bench.path(folder)) / "pool"
+        place.parent.mkdir()
         with place.open("wb") as file:
             # As Devicemapper's pool: to read all of it would take minutes.
             file.truncate(100 << 30)
             file.seek(50 << 30)
             file.write(b"one")
-        (told,) = stack.contents(bench, bench.scratch).values()
+        (told,) = stack.contents(bench, folder).values()
         with place.open("r+b") as file:
             file.seek((50 << 30) + 2)
             file.write(b"E")
-        (changed,) = stack.contents(bench, bench.scratch).values()
+        (changed,) = stack.contents(bench, folder).values()
         assert changed != told
         with place.open("r+b") as file:
             file.seek((50 << 30) + 2)
             file.write(b"e")
-        assert [*stack.contents(bench, bench.scratch).values()] == [told]
+        assert [*stack.contents(bench, folder).values()] == [told]
