@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# What it asserts is shown as what a test asserts.
+pytest.register_assert_rewrite("tests.running")
+
 
 def pytest_configure() -> None:
     """Have what the tests start hear signals; nohup, or a shell's `&`, had us ignore some."""
