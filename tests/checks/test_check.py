@@ -286,3 +286,18 @@ def test_clean_leaves_a_group_that_a_judge_is_to_find(rootfs: Path) -> None:
             # The control: beside the bench it is a killed runtime's.
             elsewhere.rmdir()
     assert [line.rpartition(" ")[2] for line in said if name in line] == [str(elsewhere)]
+
+
+@pytest.mark.usefixtures("as_root")
+def test_on_a_busy_machine_a_bench_has_the_cpu_time_to_reach_a_limit(rootfs: Path) -> None:
+    """With a dozen loops beside it that each had as much, a quota of 0.25 was never used up."""
+    usual = {"cpu.shares": 1024, "cpu.weight": 100}
+    with Bench(rootfs):
+        given = {
+            file: int((group / file).read_text(encoding="ascii"))
+            for group in _groups_of(os.getpid())
+            for file in usual
+            if (group / file).exists()
+        }
+    assert given
+    assert given == {file: 10 * usual[file] for file in given}
