@@ -493,6 +493,17 @@ def test_directory_and_user_are_the_images_unless_the_caller_says_others(
     assert inside(stage4, "pwd", "-w", "/etc", root=told) == "/etc"
 
 
+def test_the_wish_to_die_with_the_runtime_comes_after_the_change_of_user(
+    stage4: str, told: str
+) -> None:
+    # That undoes it: prctl(2), PR_SET_PDEATHSIG. The keeper of the group would be too late a help.
+    ended = run([stage4, "run", "--rm", *QUIET, "--trace", told])
+    calls = re.findall(r"(?m)^\[\d+\] (setresuid|prctl|close_range|chdir)\(", ended.stderr.decode())
+    assert ended.returncode == 0
+    assert calls[calls.index("setresuid") :] == ["setresuid", "prctl"]
+    assert "close_range" in calls[: calls.index("setresuid")]
+
+
 def test_an_image_without_a_command_needs_one(stage4: str) -> None:
     assert refused(stage4, "run", "box").endswith("box: the image has no command: say one")
 
