@@ -70,6 +70,9 @@ def nothing_is_left() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def stock(stage4: str, rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a store with an image, `box`, of the busybox root, unpacked for each driver."""
+    # Before any test's own fixtures, as it is made once for all of them.
+    if os.geteuid() != 0:
+        pytest.skip("cannot: needs root")
     store = tmp_path_factory.mktemp("store")
     environment = {"LABRUN_STORE": str(store)}
     line = [stage4, "image", "import", str(rootfs), "box"]
