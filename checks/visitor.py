@@ -35,6 +35,14 @@ def status_fields(pid: int) -> dict[str, str]:
         return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
 
 
+def is_init(pid: int) -> bool:
+    """Say whether a process is pid 1 of a namespace: the kernel drops signals that it ignores.
+
+    See pid_namespaces(7).
+    """
+    return status_fields(pid)["NSpid"].split()[-1] == "1"
+
+
 def link(pid: int, namespace: str) -> str:
     """Return which namespace a process is in, such as `net:[4026531840]`. See namespaces(7)."""
     return os.readlink(f"/proc/{pid}/ns/{namespace}")

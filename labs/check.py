@@ -65,7 +65,7 @@ def command(
         rows += found
     counts = {result: sum(r["result"] == result for r in rows) for result in RESULTS.values()}
     seconds = round(time.monotonic() - began, 3)
-    screen.print(f"\n{texts.say('check.clean')} {seconds:.1f} s", style="dim")
+    show_end(screen, seconds)
     if json_file:
         summary = {"passed": counts["pass"], "failed": counts["fail"], "cannot": counts["cannot"]}
         report = {
@@ -184,7 +184,7 @@ def _judge(
 ) -> list[dict[str, Any]]:
     """Run the checks of one stage under pytest; show each as it ends, and return the rows."""
     reporter = Reporter(screen, {axis.id: axis for axis in listed})
-    screen.print(Text(f"\n{stage} · {runtime}", style="bold"))
+    show_head(screen, stage, runtime)
     options = [
         f"--rootdir={FOLDER}",
         f"--config-file={FOLDER / 'pytest.ini'}",
@@ -204,7 +204,41 @@ def _judge(
         raise KeyboardInterrupt
     if len(reporter.rows) != len(listed):
         raise Refused("check", texts.say("check.early", how=ended.name), status=CANNOT)
-    results = [row["result"] for row in reporter.rows]
+    show_counts(screen, reporter.rows)
+    return reporter.rows
+
+
+def show_head(screen: Console, stage: str, runtime: str) -> None:
+    """Show what is judged, as what."""
+    screen.print(Text(f"\n{stage} · {runtime}", style="bold"))
+
+
+def show_row(screen: Console, row: dict[str, Any], axis: Axis) -> None:
+    """Show how a check ended, and where it was no pass, what was seen."""
+    found = Verdict(row["verdict"])
+    good = {"pass": axis.required, "fail": found, "cannot": Verdict.UNKNOWN}[row["result"]]
+    mark, ascii_mark, style = SIGNS[good]
+    plain = not (screen.encoding or "").lower().startswith("utf")
+    screen.print(
+        Text(f"{ascii_mark if plain else mark} ", style=style)
+        + Text(f"{axis.id:<17} ", style="bold")
+        + Text(axis.title[texts.language()])
+    )
+    if row["result"] == "pass":
+        return
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    for number, fact in enumerate(row["evidence"][:6]):
+        facts.add_row("" if number else texts.say("check.seen"), Text(fact, overflow="fold"))
+    if row["result"] == "fail":
+        facts.add_row(texts.say("check.expected"), word(axis.required))
+        if row["hint"]:
+            facts.add_row(texts.say("check.hint"), Text(row["hint"], overflow="fold"))
+    screen.print(Padding(facts, (0, 0, 0, 4)))
+
+
+def show_counts(screen: Console, rows: Sequence[dict[str, Any]]) -> None:
+    """Show how many checks ended how."""
+    results = [row["result"] for row in rows]
     words = {"pass": "passed", "fail": "failed", "cannot": "cannot"}
     counts = [
         texts.say(f"check.{words[result]}", count=results.count(result))
@@ -212,7 +246,11 @@ def _judge(
         if result in results
     ]
     screen.print(Text(", ".join(counts), style="bold"))
-    return reporter.rows
+
+
+def show_end(screen: Console, seconds: float) -> None:
+    """Show that all is over, and what became of the bench."""
+    screen.print(f"\n{texts.say('check.clean')} {seconds:.1f} s", style="dim")
 
 
 class Suites:
@@ -297,25 +335,4 @@ class Reporter:
             # The judge broke, not the runtime: no student loses a point to that.
             row |= {"result": "cannot", "hint": ""}
         self.rows.append(row)
-        self._show(row, axis)
-
-    def _show(self, row: dict[str, Any], axis: Axis) -> None:
-        found = Verdict(row["verdict"])
-        good = {"pass": axis.required, "fail": found, "cannot": Verdict.UNKNOWN}[row["result"]]
-        mark, ascii_mark, style = SIGNS[good]
-        plain = not (self.screen.encoding or "").lower().startswith("utf")
-        self.screen.print(
-            Text(f"{ascii_mark if plain else mark} ", style=style)
-            + Text(f"{axis.id:<17} ", style="bold")
-            + Text(row["title"])
-        )
-        if row["result"] == "pass":
-            return
-        facts = Table.grid(padding=(0, 2, 0, 0))
-        for number, fact in enumerate(row["evidence"][:6]):
-            facts.add_row("" if number else texts.say("check.seen"), Text(fact, overflow="fold"))
-        if row["result"] == "fail":
-            facts.add_row(texts.say("check.expected"), word(axis.required))
-            if row["hint"]:
-                facts.add_row(texts.say("check.hint"), Text(row["hint"], overflow="fold"))
-        self.screen.print(Padding(facts, (0, 0, 0, 4)))
+        show_row(self.screen, row, axis)

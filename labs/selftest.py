@@ -1,7 +1,7 @@
 """`labrun test`: the linters and the tests, in one command; with --all, every room of them.
 
-One room runs beside those that come after it, for it takes as long as they do and leaves a
-processor idle: the virtual machine.
+One room runs beside all others, for it takes as long as they do together, and most of that on one
+processor: the virtual machine.
 """
 
 import contextlib
@@ -38,7 +38,9 @@ LINTERS: tuple[tuple[str, ...], ...] = (
 )
 """What must have nothing to say; programs of the environment, started in the checkout."""
 
-PARALLEL = ("-n", "auto", "--dist", "loadgroup")
+WORKERS = (os.cpu_count() or 1) + 1
+"""One more than there are processors: a third of its time a test waits for what it has started."""
+PARALLEL = ("-n", str(WORKERS), "--dist", "loadgroup")
 """Tests that can't run beside each other share a mark: `@pytest.mark.xdist_group("machine")`."""
 
 CORE = ("-m", "not peers and not browser and not vm", *PARALLEL)
@@ -263,7 +265,7 @@ def site(run: Run) -> None:
 
 def machine(run: Run) -> None:
     """Boot the student's machine, and do in it what students do; and read what describes it."""
-    say("labrun: the virtual machine, beside what follows")
+    say("labrun: the virtual machine, beside all that follows")
     # Those of the site, too: what a running test imports from must not change.
     for group in ("vm", "docs", "browser"):
         tools.install(group)
@@ -408,10 +410,11 @@ def ordinary(run: Run) -> None:
 
 # ---- the command --------------------------------------------------------------------------------
 
+CORE_ROOM = Room("the linters and the core tests", list, core)
 ROOMS = (
-    Room("the linters and the core tests", list, core),
+    Room("the virtual machine, made and booted, beside all others", machine_packages, machine),
+    CORE_ROOM,
     Room("the tests with peers", lambda: packages.PEERS, peers),
-    Room("the virtual machine, made and booted, beside what follows", machine_packages, machine),
     Room("the site, built by both of its tools, in a browser", lambda: packages.BROWSER, site),
     Room(f"the core tests on Python {', '.join(PYTHONS)}", python_packages, pythons),
     Room("the core tests as an ordinary user", list, ordinary),
@@ -475,7 +478,7 @@ def command(args: list[str], *, everything: bool, yes: bool) -> int:
     with tempfile.TemporaryDirectory(prefix="labrun-test-") as folder:
         run = Run(Path(folder))
         with finishing(run):
-            for room in ROOMS if everything else ROOMS[:1]:
+            for room in ROOMS if everything else (CORE_ROOM,):
                 room.run(run)
         summary(run)
     return run.status()

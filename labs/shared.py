@@ -13,6 +13,7 @@ import re
 import time
 from pathlib import Path
 
+from checks.cgroup import BENCH
 from stages import netlink
 from stages.netlink import Netlink
 from stages.stage2_namespaces.more.bridge import BRIDGE, LOCK, TAG, Lock
@@ -54,7 +55,11 @@ def remove() -> None:
 
 
 def empty_groups() -> list[str]:
-    """Return the control groups of containers that have had no process for a while."""
+    """Return the control groups of containers that have had no process for a while.
+
+    None of a bench's: its judge is just about to see that one was left, and when the judge is dead
+    they go with the bench.
+    """
     first = _groups_without_processes()
     if not first:
         return []
@@ -67,8 +72,9 @@ def _groups_without_processes() -> set[str]:
     for _, _, point, _ in cgroup_mounts():
         for group in Path(point).rglob("labrun-run-*/"):
             with contextlib.suppress(OSError):  # it may go at any time
+                judged = any(above.name.startswith(f"{BENCH}-") for above in group.parents)
                 busy = [below for below in group.rglob("cgroup.procs") if below.read_text()]
-                if RUN.fullmatch(group.name) and not busy:
+                if RUN.fullmatch(group.name) and not judged and not busy:
                     found.add(str(group))
     return found
 

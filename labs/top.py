@@ -168,13 +168,14 @@ def page(screen: Screen, rows: Sequence[Row]) -> list[RenderableType]:
     table.add_column(say("top.column_name"), no_wrap=True)
     wide = screen.width >= LEAST
     if wide:
-        table.add_column(say("top.column_command"), no_wrap=True, overflow="ellipsis", ratio=1)
+        # The one that may be folded, and so the one that gives way; its text doesn't fold.
+        table.add_column(say("top.column_command"))
     for name in ("cpu", "memory", "pids", "disk", "network"):
         table.add_column(say(f"top.column_{name}"), justify="right", no_wrap=True)
     for row in rows:
         cells = [
             Text(row.name.removeprefix(gauge.RUN), style="bold"),
-            *([Text(row.command)] if wide else []),
+            *([_in_a_line(row.command)] if wide else []),
             _of("cpu", row.cpu, row.limits.cpus),
             _of("memory", row.now.memory, row.limits.memory),
             _of("pids", row.now.pids, row.limits.pids),
@@ -183,6 +184,11 @@ def page(screen: Screen, rows: Sequence[Row]) -> list[RenderableType]:
         ]
         table.add_row(*cells)
     return [table]
+
+
+def _in_a_line(command: str) -> Text:
+    """Return a command as far as there is room."""
+    return Text(" ".join(command.split()), no_wrap=True, overflow="ellipsis")
 
 
 def _of(series: str, value: float | None, limit: float | None) -> Text:

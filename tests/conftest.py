@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 
+# What it asserts is shown as what a test asserts.
+pytest.register_assert_rewrite("tests.running")
+
 
 def pytest_configure() -> None:
-    """Have what the tests start hear of a hang-up, also where we were started by nohup."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    """Have what the tests start hear signals; nohup, or a shell's `&`, had us ignore some."""
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,7 +11,7 @@ from checks.model import Finding
 from checks.probes import probe, promise
 from checks.runtimes import Request, Unsupported
 from checks.trial import HOLD, PATIENCE, NotStarted, Trial, status_of
-from checks.visitor import status_fields
+from checks.visitor import is_init
 from checks.words import say
 
 PASSED_ON = ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "WINCH")
@@ -78,8 +78,7 @@ def _status_when_killed(trial: Trial, signum: signal.Signals) -> int | None:
     only those that it has a handler for: None there. See pid_namespaces(7).
     """
     with trial.started() as container:
-        first = status_fields(container.pid)["NSpid"].split()[-1] == "1"
-        if first and signum != signal.SIGKILL:
+        if is_init(container.pid) and signum != signal.SIGKILL:
             return None
         os.kill(container.pid, signum)
         try:

@@ -8,7 +8,6 @@ from stages import linux
 from stages.command_line import FAILED, failed
 from stages.stage1_chroot.process import (
     become_command,
-    close_descriptors,
     hold_signals,
     release_signals,
     wait_for,
@@ -24,6 +23,7 @@ from stages.stage3_cgroups.more.usage import Usage
 from stages.stage3_cgroups.rate import shape
 from stages.stage3_cgroups.report import explain
 from stages.stage4_overlayfs.more.aside import step_aside
+from stages.stage4_overlayfs.process import become, close_all_but
 from stages.stage4_overlayfs.room import cover
 from stages.stage4_overlayfs.stack import Stack
 
@@ -88,12 +88,12 @@ def contain(container: Stacked, signals: set[int], barrier: Barrier, group: Cont
             furnish(container)
             cover(container)
             leave_host()
-        barrier.die_with_runtime()
-        close_descriptors()
+        close_all_but(barrier.reader)
         if container.workdir:
             enter_workdir(container.workdir)
         if container.user:
             become(*container.user)
+        barrier.die_with_runtime()
         release_signals(signals)
         become_command(container.command, container.environment)
     except OSError as error:
@@ -101,10 +101,3 @@ def contain(container: Stacked, signals: set[int], barrier: Barrier, group: Cont
     finally:
         # Whatever went wrong, this process must never go on as the parent.
         os._exit(FAILED)
-
-
-def become(uid: int, gid: int) -> None:
-    """Be a user, and in no group but its own. See setresuid(2)."""
-    linux.setgroups([])
-    linux.setresgid(gid, gid, gid)
-    linux.setresuid(uid, uid, uid)

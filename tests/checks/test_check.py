@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from checks import ledger
+from checks.bench import Bench
 from checks.model import axes
 from checks.probes.cgroup import JOINS
 from tests.running import BIN, LABRUN, assert_unchanged, check, machine, ordinary_user, results, run
@@ -62,6 +63,7 @@ def test_before_stage_2_every_one_of_its_rows_leaks(stage1: str) -> None:
     assert {row["id"] for row in report["checks"] if row["verdict"] == "leaks"} == STAGE2
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("as_root", "rootfs")
 def test_stage_3_passes() -> None:
     before = machine()
@@ -77,6 +79,7 @@ def test_before_stage_3_nothing_is_limited() -> None:
     assert {row["id"] for row in report["checks"] if row["verdict"] == "unlimited"} == STAGE3
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("as_root", "rootfs")
 def test_a_command_is_in_its_groups_from_the_first_instruction_200_times(
     monkeypatch: pytest.MonkeyPatch,
@@ -201,6 +204,7 @@ def test_a_signal_ends_it_and_leaves_nothing(name: str, stage1: str) -> None:
 
 
 @pytest.mark.usefixtures("as_root", "rootfs")
+@pytest.mark.xdist_group("machine")
 def test_what_sigkill_leaves_is_in_the_ledger_and_clean_removes_it() -> None:
     before = machine()
     process = subprocess.Popen([LABRUN, "check", "stage1"], stdout=subprocess.DEVNULL)
@@ -263,3 +267,38 @@ def test_a_tmp_in_which_something_is_mounted_gets_no_folder_of_the_bench(
     bench = [sys.executable, "-c", A_BENCH, str(rootfs)]
     ended = run(["unshare", "--mount", "sh", "-c", script, "sh", str(tmp_path), *bench])
     assert ended.returncode == 0, ended.stderr.decode()
+
+
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.xdist_group("machine")
+def test_clean_leaves_a_group_that_a_judge_is_to_find(rootfs: Path) -> None:
+    name = "labrun-run-0a1b2c3d"
+    with Bench(rootfs) as bench:
+        (top, *_) = [Path(p) for p in _groups_of(os.getpid())]
+        ours, elsewhere = top / name, top.parent / name
+        ours.mkdir()
+        elsewhere.mkdir()
+        try:
+            assert name in "".join(bench.groups())
+            said = run([LABRUN, "clean", "--dry-run"]).stdout.decode().splitlines()
+        finally:
+            ours.rmdir()
+            # The control: beside the bench it is a killed runtime's.
+            elsewhere.rmdir()
+    assert [line.rpartition(" ")[2] for line in said if name in line] == [str(elsewhere)]
+
+
+@pytest.mark.usefixtures("as_root")
+def test_on_a_busy_machine_a_bench_has_the_cpu_time_to_reach_a_limit(rootfs: Path) -> None:
+    """With a dozen loops beside it that each had as much, a quota of 0.25 was never used up."""
+    usual = {"cpu.shares": 1024, "cpu.weight": 100}
+    with Bench(rootfs):
+        given = {
+            file: int((group / file).read_text(encoding="ascii"))
+            for group in _groups_of(os.getpid())
+            for file in usual
+            if (group / file).exists()
+        }
+    if not given:
+        pytest.skip("cannot: no control of the CPU is handed down to a bench here")
+    assert given == {file: 10 * usual[file] for file in given}

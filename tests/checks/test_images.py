@@ -48,7 +48,6 @@ def verdicts(command: str, *asked: str) -> dict[str, str]:
     return {row["id"]: row["verdict"] for row in report["checks"]}
 
 
-@pytest.mark.once
 @pytest.mark.usefixtures("as_root", "rootfs")
 def test_stage_4_keeps_all_that_is_its_own() -> None:
     before = machine()

@@ -114,6 +114,7 @@ with Bench(Path(sys.argv[1])) as bench, disk(bench) as there:
 """
 
 
+@pytest.mark.xdist_group("machine")
 def test_not_even_sigkill_leaves_a_disk_behind(rootfs: Path) -> None:
     judge = subprocess.Popen(
         [sys.executable, "-c", A_DISK, str(rootfs)],

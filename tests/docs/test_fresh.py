@@ -46,7 +46,8 @@ def difference(name: str, fresh: Path) -> list[str]:
 
 
 @pytest.mark.once
-@pytest.mark.xdist_group("machine")
+# Most of it is done on lab hosts, so it may stand beside what is done on the machine.
+@pytest.mark.xdist_group("recorder")
 # Everything is recorded afresh, once for all of them: minutes, and more on a busy machine.
 @pytest.mark.timeout(1800)
 class TestRecorded:

@@ -28,7 +28,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.mark.once
 @pytest.mark.usefixtures("as_root")
-@pytest.mark.xdist_group("machine")
+@pytest.mark.xdist_group("reader")
 @pytest.mark.parametrize("name", PAGES)
 # A page's checks and demos one after the other, perhaps beside the virtual machine.
 @pytest.mark.timeout(900)
@@ -40,7 +40,7 @@ def test_every_command_of_a_page_ends_as_it_says(checkout: Path, name: str) -> N
 
 
 @pytest.mark.usefixtures("as_root")
-@pytest.mark.xdist_group("machine")
+@pytest.mark.xdist_group("reader")
 def test_a_command_that_ends_otherwise_is_found(checkout: Path) -> None:
     commands = [("sudo .venv/bin/stage1 run /no/such/root /bin/true", 0), ("./labrun no-such", 2)]
     assert [line.partition(":")[0] for line in type_all(checkout, commands)] == [commands[0][0]]

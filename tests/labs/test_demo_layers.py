@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
+from checks.bench import Bench
 from labs.demo import stack
 from labs.demo.script import load
 from labs.demo.stack import Entry, Stack
@@ -320,3 +321,26 @@ def test_stage4_leaves_no_mount_no_file_and_no_process(tmp_path: Path) -> None:
     left = subprocess.run(["pgrep", "-f", folder], capture_output=True, check=False)
     assert left.stdout == b""
     assert Path("/var/lib/labrun/store").exists() == before
+
+
+@ROOT_ONLY
+def test_a_file_of_holes_is_told_by_what_was_written_to_it(rootfs: Path) -> None:
+    with Bench(rootfs, machine=True) as bench:
+        folder = f"{bench.scratch}/store"
+        place = Path(bench.path(folder)) / "pool"
+        place.parent.mkdir()
+        with place.open("wb") as file:
+            # As Devicemapper's pool: to read all of it would take minutes.
+            file.truncate(100 << 30)
+            file.seek(50 << 30)
+            file.write(b"one")
+        (told,) = stack.contents(bench, folder).values()
+        with place.open("r+b") as file:
+            file.seek((50 << 30) + 2)
+            file.write(b"E")
+        (changed,) = stack.contents(bench, folder).values()
+        assert changed != told
+        with place.open("r+b") as file:
+            file.seek((50 << 30) + 2)
+            file.write(b"e")
+        assert [*stack.contents(bench, folder).values()] == [told]

@@ -15,7 +15,7 @@ from labs.stages import DEMOS
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="cannot: needs root"),
-    pytest.mark.xdist_group("machine"),
+    pytest.mark.xdist_group("reader"),
 ]
 
 COLUMNS, ROWS = 80, 24

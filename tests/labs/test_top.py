@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,25 @@ def test_nothing_running_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -
         screen = Screen()
         screen.show(top.page(screen, []))
         assert said in capsys.readouterr().out
+
+
+def test_a_long_command_gives_way_to_the_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts.speak("en")
+    monkeypatch.setenv("COLUMNS", "120")
+    known = Running("labrun-run-0a1b2c3d", {"": tmp_path}, ())
+    reading = Reading(at=1.0, cpu=3.0, memory=4 << 20)
+    (row,) = top.sample({}, {known.name: (known, reading)})
+    row = replace(row, command="/bin/sh -c while :\ndo\n  " + "echo and more; " * 20)
+    screen = Screen()
+    screen.show(top.page(screen, [row]))
+    shown = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in shown if "0a1b2c3d" in line]
+    assert "/bin/sh -c while : do echo and more;" in line
+    assert "…" in line
+    assert " 4M " in line
+    assert max(map(cell_len, shown)) <= 120
 
 
 def test_what_was_not_there_before_has_no_rate_yet(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def record(target: Path) -> None:
     from labs import diff
     from labs.docs import commands
     from labs.docs.record import code, labhost, pictures, tables
+    from labs.docs.record.stage import CHECKED
 
     for language in LANGUAGES:
         _write(target / language / "commands.md", commands.page(language))
@@ -70,6 +71,8 @@ def record(target: Path) -> None:
             shutil.rmtree(target / "generated" / language / stage, ignore_errors=True)
         else:
             raise Refused(stage, say("docs.not_recorded", status=status), status=FAILED)
+    for stage in BUILT:
+        (target / "generated" / stage / CHECKED).unlink()
 
 
 def differing(fresh: Path) -> list[str]:
