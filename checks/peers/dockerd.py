@@ -29,10 +29,8 @@ def missing() -> list[str]:
 def command(base: str, driver: str = "overlay2") -> list[str]:
     """Return how to start the daemon with all of its files in the directory `base`.
 
-    Without firewall rules: for them it would load modules into the machine's kernel. A kernel that
-    takes no modules has what it needs for them, or never will.
+    Without firewall rules: for them it would load modules into the machine's kernel.
     """
-    rules = "false" if takes_modules() else "true"
     return [
         "dockerd",
         # The machine's own settings (/etc/docker/daemon.json) are not for this one.
@@ -43,15 +41,10 @@ def command(base: str, driver: str = "overlay2") -> list[str]:
         f"--host=unix://{base}/docker.sock",
         f"--storage-driver={driver}",
         "--exec-opt=native.cgroupdriver=cgroupfs",
+        "--iptables=false",
         "--ip6tables=false",
-        f"--iptables={rules}",
-        f"--ip-masq={rules}",
+        "--ip-masq=false",
     ]
-
-
-def takes_modules() -> bool:
-    """Return whether the machine's kernel can be given modules. See proc_modules(5)."""
-    return os.path.exists("/proc/modules")
 
 
 def write_settings(base: Path) -> None:
