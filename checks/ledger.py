@@ -39,13 +39,21 @@ class Page:
         """Remove what is still there, and the page. Raises OSError where something can't go."""
         for kind, path in self.left():
             if kind == "cgroup":
-                # Deepest first; rmdir(2) refuses a group that still has processes.
-                for below in sorted((p for p in path.rglob("*/")), reverse=True):
-                    below.rmdir()
-                path.rmdir()
+                # Deepest first.
+                for group in [*sorted((p for p in path.rglob("*/")), reverse=True), path]:
+                    remove_group(group)
             elif not path.is_symlink():
                 shutil.rmtree(path)
         self.file.unlink()
+
+
+def remove_group(path: Path) -> None:
+    """Remove a control group, unless it has gone by itself: its keeper may come first.
+
+    Raises OSError, EBUSY, where it still has processes. See rmdir(2).
+    """
+    with contextlib.suppress(FileNotFoundError):
+        path.rmdir()
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ and so is what one was to remove from the store of images (labs/stores.py). Devi
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -37,7 +38,8 @@ def command(*, yes: bool, dry_run: bool) -> int:
             typer.confirm(texts.say("clean.ask", count=len(left)), abort=True)
         failed = 0
         # rmdir(2) refuses a group that a container has taken in the meantime.
-        removals = [page.remove for page in pages] + [Path(group).rmdir for group in groups]
+        removals = [page.remove for page in pages]
+        removals += [partial(ledger.remove_group, Path(group)) for group in groups]
         for remove in [*removals, stores.remove, devices.remove, shared.remove]:
             try:
                 remove()

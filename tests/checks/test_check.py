@@ -302,3 +302,14 @@ def test_on_a_busy_machine_a_bench_has_the_cpu_time_to_reach_a_limit(rootfs: Pat
     if not given:
         pytest.skip("cannot: no control of the CPU is handed down to a bench here")
     assert given == {file: 10 * usual[file] for file in given}
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_group_that_went_by_itself_is_no_failure_of_clean_and_one_in_use_is(rootfs: Path) -> None:
+    with Bench(rootfs):
+        procs = [group / "cgroup.procs" for group in _groups_of(os.getpid())]
+        used = next(file.parent for file in procs if file.read_bytes())
+        with pytest.raises(OSError, match="busy"):
+            ledger.remove_group(used)
+    # Now it is gone.
+    ledger.remove_group(used)
