@@ -54,6 +54,12 @@ PEERS = [
 ]
 """The runtimes that the checks are calibrated on, and what images are exchanged with."""
 
+STORAGE = [
+    Package("fuse3", "fusermount3", "AUFS's rules in user space, by libfuse"),
+    Package("openssl", "openssl", "the certificate of a registry that the tests run"),
+]
+"""What the tests of images and of storage drivers take; without it they say so, and are skipped."""
+
 BROWSER = [
     Package("chromium", "chromium", "the site's pages, in a real browser"),
     Package("fonts-noto-cjk", "/usr/share/fonts/opentype/noto", "its Chinese pages"),

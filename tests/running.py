@@ -8,12 +8,13 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from checks import ledger, mounts
 from labs import paths
+from labs.doctor.storage import has_libfuse
 from stages.stage2_namespaces.more import bridge
 
 BIN = Path(sys.executable).parent
@@ -42,6 +43,18 @@ def run(
         extra_groups=None if user is None else [],
         **(settings | more),
     )
+
+
+def cannot(reason: str) -> NoReturn:
+    """Skip a test for what is not installed here; in CI, where all of it was installed, fail it."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(f"cannot: {reason}")
+
+
+def has_fuse() -> bool:
+    """Return whether file systems in user space can be had: by the kernel, and by libfuse."""
+    return os.path.exists("/dev/fuse") and has_libfuse()
 
 
 def ordinary_user() -> int | None:

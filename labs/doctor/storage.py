@@ -93,10 +93,14 @@ def devicemapper(_: Facts) -> Finding:
 def fuse(facts: Facts) -> Finding:
     """Whether a file system in user space can be mounted, and the library for that is there."""
     found = device("/dev/fuse", "fuse", facts)
-    # By the names that mfusepy asks for.
-    if found.state is State.YES and not any(map(find_library, ("fuse3", "fuse"))):
+    if found.state is State.YES and not has_libfuse():
         return Finding(State.NO, words("libfuse_no"), "ldconfig(8)", install("fuse3"))
     return found
+
+
+def has_libfuse() -> bool:
+    """Whether there is a library for it, by one of the names that mfusepy asks for."""
+    return any(map(find_library, ("fuse3", "fuse")))
 
 
 def device(path: str, name: str, facts: Facts) -> Finding:

@@ -18,7 +18,7 @@ from checks.peers import runtime
 from checks.probes import observe
 from checks.probes.cow import BALLAST, copy_root, used
 from checks.trial import Trial
-from tests.running import BIN, assert_unchanged, check, machine, results
+from tests.running import BIN, assert_unchanged, cannot, check, has_fuse, machine, results
 
 STAGE4 = {axis.id for axis in axes().values() if axis.stage == 4}
 COW = {axis for axis in STAGE4 if axis.startswith("cow.")}
@@ -152,8 +152,8 @@ def test_who_builds_from_the_cache_whatever_changed_is_caught(cheater: Cheater) 
 @pytest.mark.usefixtures("as_root", "rootfs")
 @pytest.mark.parametrize("driver", ["vfs", "aufs"])
 def test_each_driver_is_judged_by_what_it_does(driver: str, cheater: Cheater) -> None:
-    if driver == "aufs" and not os.path.exists("/dev/fuse"):
-        pytest.skip("cannot: this kernel has no FUSE")
+    if driver == "aufs" and not has_fuse():
+        cannot("neither AUFS nor FUSE with its library (fuse3) is here")
     command = cheater(
         '[ "$1" = run ] || exec "$stage4" "$@"\n'
         f'shift\nexec "$stage4" run --storage-driver {driver} "$@"\n'

@@ -19,7 +19,7 @@ from labs.docs.record import measured as recorded
 from labs.docs.record.normal import Normal
 from labs.errors import FAILED
 from labs.stages import reference
-from tests.running import LABRUN, run
+from tests.running import LABRUN, cannot, has_fuse, run
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="cannot: needs root")
 MACHINE = pytest.mark.xdist_group("machine")
@@ -238,8 +238,8 @@ class TestPlayed:
         changes = "C /srv\nD /srv/letter\nA /srv/new\n"
         assert overlay.startswith(changes)
         assert vfs.startswith(changes)
-        if not Path("/dev/fuse").exists():
-            pytest.skip("cannot: no FUSE here")
+        if not has_fuse():
+            cannot("no FUSE with its library (fuse3) is here")
         assert aufs.startswith(changes)
         assert len(row["beside"]) == 2
         assert "rw/srv/.wh.letter" in aufs.split()

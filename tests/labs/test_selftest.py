@@ -19,6 +19,7 @@ from labs import packages, selftest, tools
 from labs.errors import CANNOT, FAILED, USAGE, Refused
 from labs.paths import CHECKOUT
 from labs.selftest import Count, Run
+from tests.running import cannot
 
 REPORT = """<?xml version="1.0"?>
 <testsuites><testsuite name="pytest" errors="1" failures="2" skipped="3" tests="10" time="1"/>
@@ -317,3 +318,14 @@ def test_in_the_background_tests_can_still_be_interrupted(
 def test_an_environment_that_is_made_anew_forgets_what_was_installed_in_it(group: str) -> None:
     launcher = (CHECKOUT / "labrun").read_text(encoding="utf-8")
     assert f'"$1/.labrun/installed-{group}"' in launcher
+
+
+@pytest.mark.parametrize(
+    ("ci", "ends"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)]
+)
+def test_what_is_not_installed_is_skipped_at_home_and_fails_in_ci(
+    monkeypatch: pytest.MonkeyPatch, ci: str, ends: type[BaseException]
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(ends, match="no such thing"):
+        cannot("no such thing")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import LABRUN, assert_unchanged, machine, processes, run
+from tests.running import LABRUN, processes, run
 from tests.stages.faults import (
     OWN_NETWORK,
     calls_before_the_command,
@@ -22,7 +22,10 @@ from tests.stages.faults import (
     line_of,
 )
 
-pytestmark = [pytest.mark.usefixtures("as_root"), pytest.mark.xdist_group("machine")]
+pytestmark = [
+    pytest.mark.usefixtures("as_root", "nothing_is_left"),
+    pytest.mark.xdist_group("machine"),
+]
 
 ALL = "pid,net,mnt,ipc,uts,user,cgroup,time"
 QUIET = ("--net", "none")
@@ -37,13 +40,6 @@ def inside(stage2: str, rootfs: Path, script: str, *options: str) -> str:
     ended = run([stage2, "run", *options, str(rootfs), "/bin/sh", "-c", script])
     assert (ended.returncode, ended.stderr) == (0, b"")
     return ended.stdout.decode().strip()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    before = machine()
-    yield
-    assert_unchanged(before)
 
 
 # ---- one namespace at a time

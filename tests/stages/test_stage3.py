@@ -16,7 +16,7 @@ import pytest
 
 from checks import mounts
 from stages.stage3_cgroups import sizes
-from tests.running import abandoned_groups, assert_unchanged, machine, processes, run
+from tests.running import abandoned_groups, processes, run
 from tests.stages.faults import (
     OWN_NETWORK,
     calls_before_the_command,
@@ -25,7 +25,10 @@ from tests.stages.faults import (
     line_of,
 )
 
-pytestmark = [pytest.mark.usefixtures("as_root"), pytest.mark.xdist_group("machine")]
+pytestmark = [
+    pytest.mark.usefixtures("as_root", "nothing_is_left"),
+    pytest.mark.xdist_group("machine"),
+]
 
 ALL = "pid,net,mnt,ipc,uts,user,cgroup,time"
 QUIET = ("--net", "none")
@@ -53,13 +56,6 @@ def explained(stage3: str, rootfs: Path, script: str, *options: str) -> tuple[in
     ended = run(line)
     lines = ended.stderr.decode().splitlines()
     return ended.returncode, [line for line in lines if line.startswith("stage3: ")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    before = machine()
-    yield
-    assert_unchanged(before)
 
 
 @pytest.fixture

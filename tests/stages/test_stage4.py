@@ -13,7 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import LABRUN, abandoned_groups, assert_unchanged, machine, processes, run
+from tests.running import (
+    LABRUN,
+    abandoned_groups,
+    cannot,
+    has_fuse,
+    processes,
+    run,
+)
 from tests.stages.faults import (
     OWN_NETWORK,
     calls_before_the_command,
@@ -24,7 +31,10 @@ from tests.stages.faults import (
 from tests.stages.storing import difference, tree
 from tests.stages.test_stage3 import LIMITS, gone
 
-pytestmark = [pytest.mark.usefixtures("as_root", "shop"), pytest.mark.xdist_group("machine")]
+pytestmark = [
+    pytest.mark.usefixtures("as_root", "shop", "nothing_is_left"),
+    pytest.mark.xdist_group("machine"),
+]
 
 ALL = "pid,net,mnt,ipc,uts,user,cgroup,time"
 QUIET = ("--net", "none")
@@ -60,13 +70,6 @@ def refused(stage4: str, *words: str) -> str:
     return said(ended)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    before = machine()
-    yield
-    assert_unchanged(before)
-
-
 @pytest.fixture(scope="module")
 def stock(stage4: str, rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a store with an image, `box`, of the busybox root, unpacked for each driver."""
@@ -100,14 +103,14 @@ def shop(stage4: str, stock: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def available() -> list[str]:
     """Return the drivers that can be had on this machine, of those that need no preparation."""
-    return [name for name in DRIVERS if name != "aufs" or os.path.exists("/dev/fuse")]
+    return [name for name in DRIVERS if name != "aufs" or has_fuse()]
 
 
 @pytest.fixture(params=DRIVERS)
 def driver(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     if name not in available():
-        pytest.skip("cannot: this kernel has neither AUFS nor FUSE")
+        cannot("neither AUFS nor FUSE with its library (fuse3) is here")
     return name
 
 

@@ -14,7 +14,6 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import pytest
 
 from stages import linux
 from stages.stage4_overlayfs import storage
+from tests.running import cannot, has_fuse
 from tests.stages import storing
 from tests.stages.operations import compare_with_plain, link, mount_again
 from tests.stages.storing import Bench, apart, difference, file, folder, raises, sample, tar, tree
@@ -45,11 +45,8 @@ def driver(request: pytest.FixtureRequest) -> str:
         asked = subprocess.run(["dmsetup", "targets"], capture_output=True, text=True)
         if asked.returncode:
             pytest.skip(f"cannot: no device mapper: {asked.stderr.splitlines()[0]}")
-    if name == "aufs":
-        if not os.path.exists("/dev/fuse"):
-            pytest.skip("cannot: this kernel has neither AUFS nor FUSE")
-        if not find_spec("mfusepy"):
-            pytest.skip("cannot: mfusepy is not installed")
+    if name == "aufs" and not has_fuse():
+        cannot("neither AUFS nor FUSE with its library (fuse3) is here")
     return name
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests import dockerd
-from tests.running import assert_unchanged, machine, run
+from tests.running import run
 
 pytestmark = [
     pytest.mark.peers,
-    pytest.mark.usefixtures("as_root"),
+    pytest.mark.usefixtures("as_root", "nothing_is_left"),
     pytest.mark.xdist_group("machine"),
 ]
 
@@ -33,13 +33,6 @@ RUN rm -r /data/gone && touch -d @1700000000 /data
 WORKDIR /data
 CMD ["/bin/sh", "-c", {look}]
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    before = machine()
-    yield
-    assert_unchanged(before)
 
 
 @pytest.fixture(scope="module")

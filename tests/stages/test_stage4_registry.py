@@ -31,7 +31,7 @@ from stages.stage4_overlayfs.more.references import reference_to
 from stages.stage4_overlayfs.more.shapes import CONFIGS, DOCKER, INDEXES, LAYER, MANIFESTS
 from stages.stage4_overlayfs.more.verify import verify
 from stages.stage4_overlayfs.store import Store
-from tests.running import BIN, run
+from tests.running import BIN, cannot, run
 from tests.stages.registries import Answer, Made, Request, Small, registry_of_docker, sha, tar
 
 STAGE4 = str(BIN / "stage4")
@@ -769,7 +769,7 @@ def test_only_loopback_is_this_machine(host: str, here: bool) -> None:
 def secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Small]:
     """A registry that has TLS, with a certificate that nobody trusts yet."""
     if not shutil.which("openssl"):
-        pytest.skip("cannot: there is no openssl here, which makes the certificate")
+        cannot("there is no openssl here, which makes the certificate")
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import ordinary_user, run
+from tests.running import cannot, ordinary_user, run
 from tests.stages.test_stage2_unprivileged import OWN
 from tests.stages.test_stage4 import DRIVERS, available, residue
 
@@ -57,7 +57,7 @@ def stage(stage4: str, rootfs: Path, own: Path) -> Run:
 def driver(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     if name not in available():
-        pytest.skip("cannot: this kernel has neither AUFS nor FUSE")
+        cannot("neither AUFS nor FUSE with its library (fuse3) is here")
     return name
 
 

@@ -1,8 +1,7 @@
 """The matrix in the machine is the one of this machine, or what differs is written down.
 
 Of the axes of stages 1 and 2: a limit takes seconds to measure, and under emulation minutes in each
-column. test_groups has Docker and Podman judged on those, test_lessons the last stage. And of those
-that one function reads, such as the three kinds of System V objects, one.
+column. test_groups has Docker and Podman judged on those, test_lessons the last stage.
 """
 
 from collections.abc import Mapping
@@ -20,11 +19,7 @@ from tests.vm.guest import Guest
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
 A_MATRIX = 3000
 """Seconds for every axis in every column."""
-ALIKE = """
-fs.cwd fs.chroot-escape pid.one pid.signal net.devices net.abstract ipc.sem ipc.msg uts.domainname
-"""
-"""Each is read as another is, and on this machine asked of everybody (tests/checks)."""
-ASKED = [axis.id for axis in axes().values() if axis.stage <= 2 and axis.id not in ALIKE.split()]
+ASKED = [axis.id for axis in axes().values() if axis.stage <= 2]
 
 Cells = Mapping[str, Mapping[str, str]]
 
