@@ -563,6 +563,11 @@ def open_file(path: StrPath, flags: int, mode: int = 0) -> int:
     return int(_call(os.open, f"open({_quoted(path)}, {_ored(flags, 'O_')})", path, flags, mode))
 
 
+RETRIES = 100
+"""How often a call is made that the kernel can't answer. Beside a process that does nothing but
+rename, one in ten is such a call: a hundred in a row are no accident."""
+
+
 def openat2(dirfd: int, path: StrPath, flags: int, resolve: int) -> int:
     """Open a file below the directory `dirfd`, on a way that `resolve` bounds: Linux 5.6.
 
@@ -570,7 +575,16 @@ def openat2(dirfd: int, path: StrPath, flags: int, resolve: int) -> int:
     descriptor. See openat2(2).
     """
     words = f"openat2({dirfd}, {_quoted(path)}, {_ored(flags, 'O_')}, {_ored(resolve, 'RESOLVE_')})"
-    return int(_call(_openat2, words, dirfd, os.fsencode(path), flags, resolve))
+    tries = 1
+    while True:
+        try:
+            return int(_call(_openat2, words, dirfd, os.fsencode(path), flags, resolve))
+        except BlockingIOError:
+            # EAGAIN: anywhere on the machine something was renamed or mounted just when the way led
+            # through a `..`. Whether it stayed inside the kernel can't tell, and is asked again.
+            if tries == RETRIES:
+                raise
+            tries += 1
 
 
 def _openat2(dirfd: int, path: bytes, flags: int, resolve: int) -> int:

@@ -840,3 +840,56 @@ for seed in range(40):
     os.chdir("..")
 """
     elsewhere(tmp_path, code)
+
+
+RENAMES = """
+import os, sys
+name = sys.argv[1]
+open(name, "x").close()
+print(flush=True)
+while True:
+    os.rename(name, f"{name} too")
+    os.rename(f"{name} too", name)
+"""
+
+
+def test_a_way_through_dots_is_found_whatever_is_renamed_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel can't always tell where a `..` led, and then wants to be asked again: EAGAIN."""
+    (tmp_path / "root/a/b/c").mkdir(parents=True)
+    top = os.open(tmp_path / "root", os.O_PATH)
+    asked = (top, "a/b/../../a/b/c/../c", os.O_PATH | os.O_CLOEXEC, linux.RESOLVE_IN_ROOT)
+    seen: list[object] = []
+    line = [sys.executable, "-c", RENAMES, str(tmp_path / "elsewhere")]
+    with (
+        subprocess.Popen(line, stdout=subprocess.PIPE) as renames,
+        pytest.MonkeyPatch.context() as m,
+    ):
+        try:
+            assert renames.stdout
+            renames.stdout.readline()
+            monkeypatch.setattr(linux, "watch", lambda words, result: seen.append(result))
+            for _ in range(20_000):
+                os.close(linux.openat2(*asked))
+        finally:
+            renames.kill()
+            os.close(top)
+    # The control: it did happen.
+    assert [one for one in seen if isinstance(one, BlockingIOError)]
+
+
+def test_a_kernel_that_never_can_tell_is_not_asked_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def watch(words: str, result: object) -> None:
+        if result is linux.PENDING:
+            asked.append(words)
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(linux, "watch", watch)
+    with pytest.raises(BlockingIOError):
+        linux.openat2(-1, "a", os.O_PATH, linux.RESOLVE_IN_ROOT)
+    assert len(asked) == linux.RETRIES
