@@ -159,12 +159,18 @@ class Trial:
     bench: Bench
 
     def popen(
-        self, request: Request, **streams: int | IO[bytes] | Sequence[int]
+        self,
+        request: Request,
+        before: Sequence[str] = (),
+        **streams: int | IO[bytes] | Sequence[int],
     ) -> subprocess.Popen[bytes]:
-        """Start the runtime on the bench. Raises NotStarted where it can't be."""
+        """Start the runtime on the bench, by the words `before`, if any.
+
+        Raises NotStarted where it can't be.
+        """
         try:
             return self.bench.popen(
-                self.runtime.argv(request, self.bench),
+                [*before, *self.runtime.argv(request, self.bench)],
                 environment=self.runtime.environment(request),
                 **streams,  # type: ignore[arg-type]  # popen() checks them
             )
@@ -191,12 +197,15 @@ class Trial:
         line: str = "",
         watch: Watch | None = None,
         root: str = "",
+        before: Sequence[str] = (),
+        stdin: int = subprocess.PIPE,
     ) -> Iterator[Container]:
         """Start a shell that says so, runs `script` and waits, and find it among the processes.
 
         `line` is another line for the shell, which says so, and waits, in a child that it forks.
         `watch` is called with the runtime and the command's arguments as soon as the runtime runs.
-        `root` is another ROOT than the bench's, or an image.
+        `root` is another ROOT than the bench's, or an image. `before` are words that start the
+        runtime, and `stdin` is a descriptor for it.
         Raises NotStarted with what the runtime said, NoSuchOption where it knows no such option.
         """
         name = nonce("command")
@@ -205,13 +214,16 @@ class Trial:
         command = ["/bin/sh", "-c", line or usual, name]
         request = Request(command, workdir=workdir, options=options, root=root)
         pipe = subprocess.PIPE
-        process = self.popen(request, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=pass_fds)
+        streams: dict[str, int] = {"stdin": stdin, "stdout": pipe, "stderr": pipe}
+        process = self.popen(request, before, pass_fds=pass_fds, **streams)
         try:
             assert process.stdout
             heard = bytearray()
             if watch:
                 watch(process, command)
-            if not _hear(process.stdout, name.encode() + b"\n", PATIENCE, heard):
+            # A terminal of its own ends a line otherwise.
+            said = name.encode() + (b"" if "--tty" in options else b"\n")
+            if not _hear(process.stdout, said, PATIENCE, heard):
                 raise _why_not(process, options)
             container = Container(find(command, forked=bool(line)), process, heard)
             yield container

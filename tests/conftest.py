@@ -65,3 +65,9 @@ def stage3() -> str:
 def stage4() -> str:
     """Return the command `stage4` of this environment."""
     return str(Path(sys.executable).with_name("stage4"))
+
+
+@pytest.fixture(scope="session")
+def stage5() -> str:
+    """Return the command `stage5` of this environment."""
+    return str(Path(sys.executable).with_name("stage5"))

@@ -64,7 +64,10 @@ class Docker(Runtime):
 
     def argv(self, request: Request, bench: Bench) -> list[str]:
         """Return `docker run IMAGE COMMAND`."""
-        known = ("--namespaces", "--hostname", "--net", *LIMITS, "--name", "--rm")
+        known = (
+            *("--namespaces", "--hostname", "--net", *LIMITS, "--name", "--rm"),
+            *("--security-opt", "--tty"),
+        )
         asked = Asked.of(self, request, *known)
         if "user" in asked.namespaces:
             # It is the daemon's option, for all of its containers (--userns-remap).

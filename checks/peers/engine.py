@@ -39,7 +39,8 @@ def options(runtime: Runtime, asked: Asked, request: Request) -> list[str]:
     cgroup = "cgroup" in with_cgroup(asked.namespaces)
     words += ["--cgroupns", "private" if cgroup else "host"]
     words += ["--network", "none"] if asked.values.get("--net") == "none" else []
-    for option in ("--hostname", "--ip", *LIMITS, "--name"):
+    words += ["--tty"] if "--tty" in asked.values else []
+    for option in ("--hostname", "--ip", *LIMITS, "--name", "--security-opt"):
         words += [option, asked.values[option]] if option in asked.values else []
     words += ["--workdir", request.workdir] if request.workdir else []
     for name, value in request.environment.items():
@@ -58,6 +59,6 @@ def verb(runtime: Runtime, words: str, operands: Sequence[str]) -> list[str]:
             called = ["load", "--input", file]
         case "image export", [name, file] if file.endswith(".tar"):
             called = ["save", "--output", file, name]
-        case "image rm" | "build" | "commit" | "diff", _:
+        case "image rm" | "build" | "commit" | "diff" | "network create" | "network rm", _:
             called = [*words.split(), *operands]
     return called or unsupported(runtime, f"`{words} {' '.join(operands)}`")

@@ -106,7 +106,10 @@ class Oci(Runtime):
     def argv(self, request: Request, bench: Bench) -> list[str]:
         """Write a bundle to the bench, and return `PROGRAM run` for it."""
         asked = Asked.of(
-            self, request, "--namespaces", "--hostname", "--net", "--boottime", *LIMITS
+            self,
+            request,
+            *("--namespaces", "--hostname", "--net", "--boottime", *LIMITS),
+            *("--security-opt", "--tty"),
         )
         self.prepare(bench)
         name = nonce(self.program)
@@ -138,7 +141,11 @@ class Oci(Runtime):
             unsupported(self, f"--namespaces {type_}")
         config["root"] = {"path": request.root or str(bench.root), "readonly": False}
         process = config["process"]
-        process |= {"terminal": False, "args": list(request.command)}
+        process |= {"terminal": "--tty" in asked.values, "args": list(request.command)}
+        if option := asked.values.get("--security-opt"):
+            if option != "no-new-privileges":
+                unsupported(self, f"--security-opt {option}")
+            process["noNewPrivileges"] = True
         process["cwd"] = request.workdir or "/"
         process["env"] += [f"{name}={value}" for name, value in request.environment.items()]
         linux = config["linux"]

@@ -74,7 +74,10 @@ class Podman(Runtime):
     def argv(self, request: Request, bench: Bench) -> list[str]:
         """Return `podman run --rootfs ROOT COMMAND`, behind the settings of its own."""
         self.prepare(bench)
-        known = ("--namespaces", "--hostname", "--net", "--ip", *LIMITS, "--name", "--rm")
+        known = (
+            *("--namespaces", "--hostname", "--net", "--ip", *LIMITS, "--name", "--rm"),
+            *("--security-opt", "--tty"),
+        )
         asked = Asked.of(self, request, *known)
         words = [*engine.options(self, asked, request), *_user(asked)]
         if "--network" not in words and not _has_network():

@@ -37,7 +37,6 @@ def status(trial: Trial) -> Finding:
         say("run.case_missing"): (127, Request([f"/bin/{nonce('none')}"])),
         say("run.case_path"): (127, Request([nonce("none")])),
         say("run.case_mode"): (126, Request([not_executable(trial)])),
-        say("run.case_workdir"): (125, Request(["/bin/true"], workdir=f"/{nonce()}")),
         say("run.case_option"): (2, Request(["/bin/true"], options=[f"--{nonce('no')}"])),
     }
     faults: list[str] = []
@@ -61,6 +60,14 @@ def status(trial: Trial) -> Finding:
     got = _status_without_root(trial)
     if got is not None:
         note(say("run.case_root"), got, 125)
+    try:
+        # Stage 5 makes the directory, as Docker does (CONTRACT): then that is where one stands.
+        missing = f"/{nonce()}"
+        ended = trial.run(Request(["/bin/sh", "-c", "pwd"], workdir=missing))
+        made = ended.stdout.decode(errors="replace").strip() == missing
+        note(say("run.case_workdir"), ended.status, 0 if made else 125)
+    except Unsupported as error:
+        seen.append(say("run.not_asked", case=say("run.case_workdir"), reason=error))
     return promise(faults, *seen)
 
 

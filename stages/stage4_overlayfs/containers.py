@@ -162,6 +162,10 @@ def erase(store: Store, identity: str) -> None:
         if driver := driver_of(store, identity):
             driver.remove(identity)
     folder = f"{store.root}/containers/{identity}"
+    # A later stage keeps more there.
+    for entry in list(os.scandir(folder)):
+        if entry.name not in OURS and not entry.is_dir(follow_symlinks=False):
+            os.unlink(entry.path)
     # Its image last: what it says keeps the layers, and until then they may be in use.
     for name in (*(f".{one}" for one in OURS), *reversed(OURS)):
         with contextlib.suppress(FileNotFoundError):

@@ -22,13 +22,14 @@ def judged_on(stage: str) -> list[str]:
     """Return the arguments that say which checks judge a mutant of a stage: all up to its own.
 
     Those of stage 3 differ from the reference in its control groups and its queues alone, those of
-    stage 4 in its layers, so they are judged on these, and on the promises that such a change can
-    break: all together would take twice as long. That a stage keeps what those before it promise is
-    the reference's to show.
+    stage 4 in its layers, those of stage 5 in what it adds, so they are judged on these, and on the
+    promises that such a change can break: all together would take twice as long. That a stage keeps
+    what those before it promise is the reference's to show.
     """
     if stage in ("stage1", "stage2"):
         return [stage]
-    own = [axis.id for axis in axes().values() if f"stage{axis.stage}" == stage]
+    asked = [axis for axis in axes().values() if axis.id in probes()]
+    own = [axis.id for axis in asked if f"stage{axis.stage}" == stage]
     return [stage, "--only", ",".join([*own, "fs.root", "host.residue", "run.status"])]
 
 

@@ -36,7 +36,7 @@ machine = pytest.mark.xdist_group("machine")
 LEAKS = ("fs.chroot-escape", "pid.view", "pid.signal", "net.routes", "ipc.shm", "uts.hostname")
 """What the article shows of chroot, and stage 2 closes."""
 OPTIONAL = ("user.root", "cgroup.view", "time.offset")
-UNPROBED = "cap.bounding"
+UNPROBED = "run.inspect"
 
 
 def matrix(
@@ -388,7 +388,7 @@ def test_what_is_said_to_be_typed_can_be_typed(axis: Axis, rootfs: Path) -> None
 @needs_root
 @machine
 def test_at_a_terminal_a_cell_opens_to_its_evidence() -> None:
-    shown = Terminal("matrix", "--only", "fs.root,net.routes,cap.bounding", "--lang", "en")
+    shown = Terminal("matrix", "--only", "fs.root,net.routes,run.inspect", "--lang", "en")
     shown.see(r"fs\.root: (.|\n)*q quit")
     shown.press("\x1b[B\x1b[C", r"net\.routes +✗ leaks +›✗ leaks(.|\n)*net\.routes: ")
     page = shown.press("\r", r"net\.routes · stage1(.|\n)*by hand(.|\n)*q quit")
@@ -400,7 +400,7 @@ def test_at_a_terminal_a_cell_opens_to_its_evidence() -> None:
     shown.press("\r", r"›✓ isol")
     shown.press("?", "any key back")
     shown.press("x", r"›✓ isol")
-    shown.press("\x1b[F", r"cap\.bounding *›")
+    shown.press("\x1b[F", r"run\.inspect *›")
     shown.child.send("q")
     assert shown.end() == 0
 

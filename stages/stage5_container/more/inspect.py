@@ -1,0 +1,161 @@
+"""`inspect`: all that is known of a container, or of an image, in the words of Docker's."""
+
+from __future__ import annotations
+
+import json
+
+from stages.stage4_overlayfs.image import Image
+from stages.stage4_overlayfs.more.history import inspect as inspect_image
+from stages.stage5_container.more.lookup import find, made_again
+from stages.stage5_container.more.ps import network_of, port_of, state_of
+from stages.stage5_container.more.verb import MANY, Verb, formatted, last, rfc3339, say
+from stages.stage5_container.stack import config_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from stages.stage4_overlayfs.store import Store
+    from stages.stage5_container.more.verb import Options
+    from stages.stage5_container.options import Contained
+    from stages.stage5_container.state import State
+
+
+def inspect(store: Store, operands: Sequence[str], options: Options) -> int:
+    """Show what containers and images are."""
+    found = [one(store, word, last(options, "--type")) for word in operands]
+    if form := last(options, "--format"):
+        for row in found:
+            say(formatted(row, form))
+    else:
+        say(json.dumps(found, indent=4))
+    return 0
+
+
+def one(store: Store, word: str, kind: str) -> dict[str, Any]:
+    """Return what is known of a container; or where there is none, of an image."""
+    try:
+        if kind != "image":
+            return told(find(store, word))
+    except FileNotFoundError:
+        if kind == "container":
+            raise
+    digest = store.resolve(word)
+    names = [name for name, leads in store.names().items() if leads == digest]
+    return inspect_image(Image(store, digest), names)
+
+
+def told(state: State) -> dict[str, Any]:
+    """Return what is known of a container."""
+    facts, config, container = state.facts(), state.config(), made_again(state)
+    container.settle(config_of(state))
+    status = state_of(facts)
+    command = config["command"]
+    return {
+        "Id": state.id,
+        "Created": rfc3339(config["created"]),
+        "Path": command[0] if command else "",
+        "Args": command[1:],
+        "State": {
+            "Status": status,
+            "Running": status in ("running", "paused", "restarting"),
+            "Paused": status == "paused",
+            "Restarting": status == "restarting",
+            "OOMKilled": facts["oom_killed"],
+            "Dead": False,
+            "Pid": facts["pid"],
+            "ExitCode": facts["exit_code"],
+            "Error": facts["error"],
+            "StartedAt": rfc3339(facts["started_at"]),
+            "FinishedAt": rfc3339(facts["finished_at"]),
+        },
+        "Image": container.image,
+        "ResolvConfPath": f"{state.folder}/resolv.conf",
+        "HostsPath": f"{state.folder}/hosts",
+        "LogPath": f"{state.folder}/log",
+        "Name": f"/{state.name}",
+        "RestartCount": facts["restarts"],
+        "Driver": container.driver,
+        "MonitorPid": facts["monitor"],
+        "Cgroups": facts["groups"],
+        "HostConfig": host_config(container),
+        "Mounts": [
+            {
+                "Type": "bind" if one.source else "tmpfs",
+                "Source": one.source,
+                "Destination": f"/{one.target}",
+                "RW": not one.read_only,
+            }
+            for one in container.volumes
+        ],
+        "Config": {
+            "Hostname": container.hostname,
+            "User": container.user,
+            "Tty": container.tty,
+            "OpenStdin": container.interactive,
+            "Env": [
+                f"{name.decode(errors='replace')}={value.decode(errors='replace')}"
+                for name, value in container.environment.items()
+            ],
+            "Cmd": command,
+            "Image": config["image"],
+            "WorkingDir": container.workdir,
+            "Labels": container.labels,
+            "StopSignal": container.stop_signal or "SIGTERM",
+            "StopTimeout": container.grace,
+        },
+        "NetworkSettings": network(state, facts, config["options"]),
+    }
+
+
+def host_config(container: Contained) -> dict[str, Any]:
+    """Return what it was given of the host's."""
+    limits = container.limits
+    return {
+        "Binds": [
+            f"{one.source}:/{one.target}{':ro' if one.read_only else ''}"
+            for one in container.volumes
+            if one.source
+        ],
+        "NetworkMode": container.network,
+        "RestartPolicy": {"Name": container.restart, "MaximumRetryCount": container.tries},
+        "AutoRemove": container.remove,
+        "CapAdd": container.cap_add,
+        "CapDrop": container.cap_drop,
+        "SecurityOpt": container.security,
+        "ReadonlyRootfs": container.read_only,
+        "Init": container.init,
+        "Memory": limits.memory or 0,
+        "MemorySwap": limits.memory_swap or 0,
+        "CpuShares": limits.shares or 0,
+        "CpuQuota": limits.quota or 0,
+        "CpusetCpus": limits.cpus or "",
+        "PidsLimit": limits.pids or 0,
+        "LogConfig": {"Type": "cri-file", "Config": container.log},
+    }
+
+
+def network(state: State, facts: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Return where it can be reached."""
+    ports: dict[str, list[dict[str, str]]] = {}
+    for text in options.get("--publish", ()):
+        outer, _, inner = port_of(text).partition("->")
+        address, _, port = outer.rpartition(":")
+        ports.setdefault(inner, []).append({"HostIp": address, "HostPort": port})
+    name, address = network_of(options), facts["address"]
+    return {
+        "IPAddress": address,
+        "Ports": ports,
+        "Networks": {name: {"IPAddress": address}},
+        "SandboxKey": f"/proc/{facts['pid']}/ns/net" if facts["pid"] else "",
+    }
+
+
+VERBS = {
+    "inspect": Verb(
+        "NAME...", 1, MANY, "all that is known of containers and images",
+        [("-f", "--format", "FORMAT", "json, or words with {{.Field.Field}} in them"),
+         ("", "--type", "TYPE", "container or image")], inspect,
+    ),
+}  # fmt: skip

@@ -1,0 +1,144 @@
+"""`ps`: which containers there are, and how they are."""
+
+from __future__ import annotations
+
+import json
+
+from stages.stage5_container.more.freeze import frozen
+from stages.stage5_container.more.verb import (
+    FILTER,
+    FORMAT,
+    QUIET,
+    Verb,
+    ago,
+    filters,
+    last,
+    say,
+    show,
+)
+from stages.stage5_container.state import LIVE, everything
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+    from stages.stage4_overlayfs.store import Store
+    from stages.stage5_container.more.verb import Options
+    from stages.stage5_container.state import State
+
+COLUMNS = (
+    ("CONTAINER ID", "ID"), ("IMAGE", "Image"), ("COMMAND", "Command"), ("CREATED", "RunningFor"),
+    ("STATUS", "Status"), ("PORTS", "Ports"), ("NAMES", "Names"),
+)  # fmt: skip
+FILTERS = ("ancestor", "exited", "id", "label", "name", "network", "status")
+LONGEST = 20
+"""Characters of a command that are shown; --no-trunc shows all."""
+
+
+def ps(store: Store, operands: Sequence[str], options: Options) -> int:
+    """List those that run; with --all, or a filter by how they ended, all of them."""
+    wanted = filters(options, FILTERS)
+    every = bool({"--all", "--latest", "--last"} & {*options} or {"status", "exited"} & {*wanted})
+    rows = []
+    for state in everything(store):
+        facts = state.facts()
+        if (every or facts["status"] in LIVE) and fits(state, facts, wanted):
+            rows.append(row_of(state, facts, whole="--no-trunc" in options))
+    if "--latest" in options:
+        rows = rows[:1]
+    if "--last" in options:
+        rows = rows[: int(last(options, "--last"))]
+    if "--quiet" in options:
+        for row in rows:
+            say(row["ID"])
+        return 0
+    show(rows, COLUMNS, last(options, "--format"))
+    return 0
+
+
+def row_of(state: State, facts: Mapping[str, Any], *, whole: bool = False) -> dict[str, Any]:
+    """Return one container, with the fields of `docker ps --format json`."""
+    config = state.config()
+    words = " ".join(config["command"])
+    if len(words) > LONGEST and not whole:
+        words = f"{words[: LONGEST - 1]}…"
+    options = config["options"]
+    return {
+        "ID": state.id,
+        "Image": config["image"],
+        "Command": json.dumps(words, ensure_ascii=False),
+        "CreatedAt": config["created"],
+        "RunningFor": ago(config["created"]),
+        "State": state_of(facts),
+        "Status": status_of(facts),
+        "Ports": ", ".join(port_of(text) for text in options.get("--publish", ())),
+        "Names": state.name,
+        "Labels": ",".join(options.get("--label", ())),
+        "Networks": network_of(options),
+        "Mounts": ",".join(text.partition(":")[0] for text in options.get("--volume", ())),
+    }
+
+
+def network_of(options: Mapping[str, Sequence[str]]) -> str:
+    """Return the name of its network."""
+    for name in ("--network", "--net"):
+        if name in options:
+            return options[name][-1]
+    return "bridge"
+
+
+def port_of(text: str) -> str:
+    """Return a published port as Docker lists it: 0.0.0.0:8080->80/tcp."""
+    ports, _, kind = text.partition("/")
+    outer, _, inner = ports.rpartition(":")
+    address, _, outer = outer.rpartition(":")
+    return f"{address or '0.0.0.0'}:{outer or inner}->{inner}/{kind or 'tcp'}"
+
+
+def state_of(facts: Mapping[str, Any]) -> str:
+    """Return its state in Docker's word."""
+    if facts["status"] == "running" and frozen(dict(facts)):
+        return "paused"
+    return "created" if facts["status"] == "starting" else str(facts["status"])
+
+
+def status_of(facts: Mapping[str, Any]) -> str:
+    """Return its state as a person reads it."""
+    state = state_of(facts)
+    if state in ("running", "paused"):
+        up = f"Up {ago(facts['started_at']).removesuffix(' ago')}"
+        return f"{up} (Paused)" if state == "paused" else up
+    if state == "created":
+        return "Created"
+    word = "Restarting" if state == "restarting" else "Exited"
+    return f"{word} ({facts['exit_code']}) {ago(facts['finished_at'])}"
+
+
+def fits(state: State, facts: Mapping[str, Any], wanted: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether it is what the filters ask for: of each kind one has to be true."""
+    config = state.config()
+    labels = config["options"].get("--label", [])
+    true: dict[str, Callable[[str], bool]] = {
+        "ancestor": lambda value: value in (config["image"], config["image"].partition(":")[0]),
+        "exited": lambda value: facts["status"] == "exited" and str(facts["exit_code"]) == value,
+        "id": lambda value: state.id.startswith(value),
+        "label": lambda value: any(one == value or one.startswith(f"{value}=") for one in labels),
+        "name": lambda value: (
+            value.strip("^$/") in state.name
+            and (not value.startswith("^") or state.name == value.strip("^$/"))
+        ),
+        "network": lambda value: network_of(config["options"]) == value,
+        "status": lambda value: state_of(facts) == value,
+    }
+    return all(any(true[key](value) for value in values) for key, values in wanted.items())
+
+
+VERBS = {
+    "ps": Verb(
+        "", 0, 0, "list containers",
+        [("-a", "--all", "", "also those that don't run"), FILTER, FORMAT, QUIET,
+         ("-l", "--latest", "", "only the youngest"), ("-n", "--last", "N", "the N youngest"),
+         ("", "--no-trunc", "", "whole commands")], ps,
+    ),
+}  # fmt: skip
