@@ -36,8 +36,8 @@ def main() -> None:
 
 
 VERBS = {
-    "attach": "start", "commit": "commit", "cp": "cp", "diff": "diff", "exec": "enter",
-    "images": "images", "inspect": "inspect", "kill": "stop", "logs": "logs",
+    "attach": "start", "commit": "commit", "container": "system", "cp": "cp",
+    "diff": "diff", "exec": "enter", "images": "images", "inspect": "inspect", "kill": "stop", "logs": "logs",
     "network": "network_verbs",
     "pause": "freeze", "port": "port", "ps": "ps", "rename": "rename",
     "restart": "start", "rm": "rm", "rmi": "images", "start": "start", "stats": "stats",
@@ -45,6 +45,8 @@ VERBS = {
     "volume": "volume_verbs", "wait": "wait",
 }  # fmt: skip
 """In which room of more/ each command is: what isn't asked for isn't loaded either."""
+LONG = ("prune", "--help", "-h")
+"""What there is of `container` alone: all else is said without it, too."""
 STAGE4 = {"image": ["image"], "build": ["build"], "pull": ["image", "pull"],
           "push": ["image", "push"]}  # fmt: skip
 
@@ -53,6 +55,9 @@ def command(arguments: Sequence[str]) -> int:
     """Do what the arguments ask for; return the exit status that the contract wants."""
     verb, *rest = arguments or [""]
     status: int
+    if verb == "container" and rest and rest[0] not in LONG:
+        # Docker's longer way to say most of it.
+        return command([{"ls": "ps", "list": "ps"}.get(rest[0], rest[0]), *rest[1:]])
     if verb in VERBS:
         module = room(VERBS[verb])
         two = bool(rest) and f"{verb} {rest[0]}" in module.VERBS
@@ -65,9 +70,10 @@ def command(arguments: Sequence[str]) -> int:
         return status
     if verb in ("", "-h", "--help"):
         return overview(asked=bool(verb))
-    if verb == "create":
-        return serve("stage5", OPTIONS, room("start").create, ["run", *rest], Contained)
     try:
+        if verb == "create":
+            create = room("start").create
+            return serve("stage5", OPTIONS, create, ["run", *rest], Contained)
         return serve("stage5", OPTIONS, run, arguments, Contained)
     except ValueError as error:
         note(str(error))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 
 from stages.stage5_container.more import networks
 from stages.stage5_container.more.verb import (
+    AS_WORDS,
     FILTER,
+    FORCE,
     FORMAT,
     QUIET,
     Verb,
     each,
     filters,
     last,
+    listing,
     say,
     show,
+    show_all,
 )
 
 TYPE_CHECKING = False
@@ -59,20 +63,46 @@ def ls(store: Store, _: Sequence[str], options: Options) -> int:
     return 0
 
 
-def rm(store: Store, operands: Sequence[str], _: Options) -> int:
-    """Remove networks."""
-    return each(operands, lambda word: networks.remove(store.root, word))
+def rm(store: Store, operands: Sequence[str], options: Options) -> int:
+    """Remove networks; with --force one that isn't there is as good as removed."""
+    there = [one for one in operands if "--force" not in options or exists(store, one)]
+    return each(there, lambda word: networks.remove(store.root, word))
 
 
-def inspect(store: Store, operands: Sequence[str], _: Options) -> int:
-    """Show what networks are, as JSON."""
+def exists(store: Store, word: str) -> bool:
+    """Return whether a network is known by this name or ID."""
+    try:
+        return word in ALWAYS or bool(networks.find(store.root, word))
+    except FileNotFoundError:
+        return False
+
+
+def prune(store: Store, _: Sequence[str], __: Options) -> int:
+    """Remove the networks that nobody is plugged into."""
+    listing("Networks", unused(store))
+    return 0
+
+
+def unused(store: Store) -> list[str]:
+    """Remove the networks that nobody is plugged into; return their names."""
+    gone = []
+    for network in networks.listed(store.root):
+        # In use, or another has removed it since.
+        with contextlib.suppress(OSError):
+            networks.remove(store.root, network.name)
+            gone.append(network.name)
+    return gone
+
+
+def inspect(store: Store, operands: Sequence[str], options: Options) -> int:
+    """Show what networks are."""
     found = [
         built_in(word)
         if ALWAYS.get(word, "bridge") != "bridge"
         else networks.describe(networks.find(store.root, word))
         for word in operands
     ]
-    say(json.dumps(found, indent=4))
+    show_all(found, options)
     return 0
 
 
@@ -97,6 +127,10 @@ VERBS = {
          ("-d", "--driver", "NAME", "bridge")], create,
     ),
     "network ls": Verb("", 0, 0, "list the networks", [FILTER, QUIET, FORMAT], ls),
-    "network rm": Verb("NAME...", 1, 999, "remove networks", [], rm),
-    "network inspect": Verb("NAME...", 1, 999, "who is in it, as JSON", [], inspect),
+    "network rm": Verb(
+        "NAME...", 1, 999, "remove networks",
+        [("-f", "--force", "", "no error where there is none")], rm,
+    ),
+    "network prune": Verb("", 0, 0, "remove those that nobody is in", [FORCE], prune),
+    "network inspect": Verb("NAME...", 1, 999, "who is in it", [AS_WORDS], inspect),
 }  # fmt: skip

@@ -72,7 +72,7 @@ def row_of(state: State, facts: Mapping[str, Any], *, whole: bool = False) -> di
         "RunningFor": ago(config["created"]),
         "State": state_of(facts),
         "Status": status_of(facts),
-        "Ports": ", ".join(port_of(text) for text in options.get("--publish", ())),
+        "Ports": ", ".join(f"{outer}->{inner}" for outer, inner in ports_of(facts)),
         "Names": state.name,
         "Labels": ",".join(options.get("--label", ())),
         "Networks": network_of(options),
@@ -88,12 +88,12 @@ def network_of(options: Mapping[str, Sequence[str]]) -> str:
     return "bridge"
 
 
-def port_of(text: str) -> str:
-    """Return a published port as Docker lists it: 0.0.0.0:8080->80/tcp."""
-    ports, _, kind = text.partition("/")
-    outer, _, inner = ports.rpartition(":")
-    address, _, outer = outer.rpartition(":")
-    return f"{address or '0.0.0.0'}:{outer or inner}->{inner}/{kind or 'tcp'}"
+def ports_of(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return which ports lead to it now: where outside, 0.0.0.0:8080, and where inside, 80/tcp."""
+    return [
+        (f"{address}:{outside}", f"{inside}/{protocol}")
+        for protocol, address, outside, inside in facts["ports"]
+    ]
 
 
 def state_of(facts: Mapping[str, Any]) -> str:
@@ -123,7 +123,7 @@ def fits(state: State, facts: Mapping[str, Any], wanted: Mapping[str, Sequence[s
         "ancestor": lambda value: value in (config["image"], config["image"].partition(":")[0]),
         "exited": lambda value: facts["status"] == "exited" and str(facts["exit_code"]) == value,
         "id": lambda value: state.id.startswith(value),
-        "label": lambda value: any(one == value or one.startswith(f"{value}=") for one in labels),
+        "label": lambda value: any(has_label(one, value) for one in labels),
         "name": lambda value: (
             value.strip("^$/") in state.name
             and (not value.startswith("^") or state.name == value.strip("^$/"))
@@ -132,6 +132,11 @@ def fits(state: State, facts: Mapping[str, Any], wanted: Mapping[str, Sequence[s
         "status": lambda value: state_of(facts) == value,
     }
     return all(any(true[key](value) for value in values) for key, values in wanted.items())
+
+
+def has_label(label: str, asked: str) -> bool:
+    """Return whether a label is the K=V, or has the K, that is asked for."""
+    return label == asked or ("=" not in asked and label.partition("=")[0] == asked)
 
 
 VERBS = {

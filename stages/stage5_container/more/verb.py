@@ -29,6 +29,8 @@ TRACE = ("", "--trace", "", "show each system call on stderr as it is made")
 FORMAT = ("", "--format", "FORMAT", "json, or words with {{.Field}} in them")
 FILTER = ("-f", "--filter", "K=V", "only those of which it is true")
 QUIET = ("-q", "--quiet", "", "only what they are called by")
+AS_WORDS = ("-f", "--format", "FORMAT", "json, or words with {{.Field.Field}} in them")
+FORCE = ("-f", "--force", "", "nothing: nobody is asked here")
 MANY = 10_000
 
 
@@ -130,6 +132,21 @@ def each(operands: Sequence[str], do: Callable[[str], object]) -> int:
             note(line_of(error))
             status = FAILED
     return status
+
+
+def show_all(found: Sequence[Any], options: Options) -> None:
+    """Write what `inspect` has found: one list, or each as --format wants it."""
+    if form := last(options, "--format"):
+        for row in found:
+            say(formatted(row, form))
+    else:
+        say(json.dumps(found, indent=4))
+
+
+def listing(heading: str, names: Sequence[str]) -> None:
+    """Say what `prune` has removed; nothing where that is nothing."""
+    if names:
+        say("\n".join([f"Deleted {heading}:", *names, ""]))
 
 
 def say(line: str) -> None:
@@ -234,6 +251,20 @@ def bytes_in(count: float, base: int = 1000) -> str:
     while count >= base and len(units) > 1:
         count, units = count / base, units[1:]
     return f"{count:.4g}{units[0]}"
+
+
+def size_of(folder: str) -> int:
+    """Return the bytes of the files below a folder, but for what is mounted there."""
+    device, total = os.lstat(folder).st_dev, 0
+    for top, folders, files in os.walk(folder):
+        for name in files:
+            try:
+                status = os.lstat(f"{top}/{name}")
+            except FileNotFoundError:
+                continue
+            total += status.st_blocks * 512 if status.st_dev == device else 0
+        folders[:] = [name for name in folders if os.lstat(f"{top}/{name}").st_dev == device]
+    return total
 
 
 def stdout_is_terminal() -> bool:
