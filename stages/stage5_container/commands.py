@@ -36,12 +36,11 @@ def main() -> None:
 
 
 VERBS = {
-    "attach": "start", "commit": "commit", "container": "system", "cp": "cp",
-    "diff": "diff", "exec": "enter", "images": "images", "inspect": "inspect", "kill": "stop", "logs": "logs",
-    "network": "network_verbs",
-    "pause": "freeze", "port": "port", "ps": "ps", "rename": "rename",
-    "restart": "start", "rm": "rm", "rmi": "images", "start": "start", "stats": "stats",
-    "stop": "stop", "system": "system", "top": "top", "unpause": "freeze",
+    "attach": "start", "commit": "commit", "container": "system", "cp": "cp", "diff": "diff",
+    "exec": "enter", "images": "images", "inspect": "inspect", "kill": "stop", "logs": "logs",
+    "network": "network_verbs", "pause": "freeze", "port": "port", "ps": "ps",
+    "rename": "rename", "restart": "start", "rm": "rm", "rmi": "images", "start": "start",
+    "stats": "stats", "stop": "stop", "system": "system", "top": "top", "unpause": "freeze",
     "volume": "volume_verbs", "wait": "wait",
 }  # fmt: skip
 """In which room of more/ each command is: what isn't asked for isn't loaded either."""

@@ -115,6 +115,7 @@ class Monitor(Audience):
         self.door.close()
         for visitor in list(self.visitors):
             visitor.tell(b"x%d" % status)
+            visitor.hear_out()
         until = self.now() + PATIENCE
         while any(visitor.waiting for visitor in self.visitors) and self.now() < until:
             self.loop.turn(until - self.now())

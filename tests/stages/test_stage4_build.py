@@ -94,6 +94,8 @@ def test_a_syntax_directive_is_remarked_and_ignored() -> None:
         ('LABEL a.b=c "d e"=f', [("a.b", "c"), ('"d e"', "f")]),
         ("ARG A B=2", [("A", None), ("B", "2")]),
         ("EXPOSE 80 443/udp", ["80", "443/udp"]),
+        ('VOLUME ["/a b", "/c"]', ["/a b", "/c"]),
+        ("VOLUME /a /b", ["/a", "/b"]),
         ("WORKDIR /a b", ["/a b"]),
         ("RUN echo $((1 << 2)) # kept", ["echo $((1 << 2)) # kept"]),
     ],
@@ -105,12 +107,11 @@ def test_words_of_an_instruction(text: str, words: list[Any]) -> None:
 REFUSED = {
     # text behind "FROM scratch": line, part of the reason
     "NOPE a": (2, "NOPE: not an instruction"),
-    "\n\nVOLUME /x": (4, "--volume"),
+    "\n\nVOLUME []": (4, "empty list"),
     'SHELL ["a"]': (2, 'RUN ["program"'),
     "HEALTHCHECK NONE": (2, "leave it out"),
     "ONBUILD RUN a": (2, "build on this image"),
     "MAINTAINER me": (2, "LABEL maintainer"),
-    "STOPSIGNAL 9": (2, "SIGTERM"),
     "FROM other": (2, "a second FROM"),
     "COPY --from=x a b": (2, "one stage"),
     "COPY --link a b": (2, "--link: not known"),
