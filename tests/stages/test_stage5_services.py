@@ -11,7 +11,7 @@ import pytest
 
 from tests.running import cannot, run
 from tests.stages.lives import Engine, eventually
-from tests.stages.networks import OUTSIDE, STAGE5, Internet
+from tests.stages.networks import OUTSIDE, STAGE5, Internet, on_host
 
 pytestmark = [
     pytest.mark.peers,
@@ -106,15 +106,9 @@ def internet(stock: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Internet]
 @pytest.fixture
 def engine(internet: Internet, stock: Path) -> Iterator[Engine]:
     """Have `stage5` on that host, and see that nothing is left in the store but the images."""
-    command = stock / f"stage5-{internet.host.pid}"
-    command.write_text(f'#!/bin/sh\nexec {" ".join(internet.host.argv(STAGE5))} "$@"\n', "ascii")
-    command.chmod(0o755)
-    engine = Engine(str(command), stock / "store")
-    yield engine
-    for folder in (engine.store / "containers").iterdir():
-        run([str(command), "rm", "-f", folder.name])
-    assert engine.residue() == []
-    assert engine.says("volume", "ls", "-q") == ""
+    with on_host(internet.host, stock) as engine:
+        yield engine
+        assert engine.says("volume", "ls", "-q") == ""
 
 
 def speeds(said: str) -> dict[str, float]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from stages.linux import SIGKILL
 from stages.stage4_overlayfs import containers
 from stages.stage4_overlayfs.more.aside import step_aside
 from stages.stage4_overlayfs.options import Stacked
-from stages.stage5_container.more.lookup import find, wait_for_end
-from stages.stage5_container.more.stop import PATIENCE, hurry, see_end
+from stages.stage5_container.more.lookup import wait_for_end
+from stages.stage5_container.more.stop import PATIENCE, hurry, known, see_end
 from stages.stage5_container.more.verb import MANY, Verb, each
 from stages.stage5_container.more.volumes import discard
 from stages.stage5_container.state import LIVE, read
@@ -24,13 +26,14 @@ if TYPE_CHECKING:
 def rm(store: Store, operands: Sequence[str], options: Options) -> int:
     """Remove containers; with --force those, too, that run."""
     own_mounts()
-    if "--force" in options:
-        hurry(store, operands, 0, SIGKILL)
+    going = hurry(store, operands, 0, SIGKILL) if "--force" in options else {}
 
     def away(word: str) -> None:
-        state = find(store, word)
-        if "--force" in options:
-            see_end(state)
+        state, facts = going.get(word) or known(store, word)
+        if word in going:
+            see_end(state, facts)
+            if not os.path.isdir(state.folder):
+                return  # with --rm its monitor has removed it
         facts = state.facts()
         if facts["status"] not in LIVE:
             wait_for_end(facts, PATIENCE)

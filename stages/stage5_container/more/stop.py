@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from stages.stage4_overlayfs.store import Store
     from stages.stage5_container.more.verb import Options
-    from stages.stage5_container.state import State
+    from stages.stage5_container.state import Facts, State
 
 ENDS = {SIGTERM, SIGINT, SIGQUIT, SIGKILL}
 PATIENCE = 60.0
@@ -33,31 +33,44 @@ def stop(store: Store, operands: Sequence[str], options: Options) -> int:
     text, grace = last(options, "--signal"), last(options, "--time")
     signum = signal_number(text) if text else 0
     seconds = whole("--time", grace) if grace else None
-    hurry(store, operands, seconds, signum)
-    return each(operands, lambda word: see_end(find(store, word)))
+    going = hurry(store, operands, seconds, signum)
+    return each(operands, lambda word: see_end(*going.get(word) or known(store, word)))
 
 
 def end(state: State, grace: int | None = None) -> None:
     """End a container's command, softly first; return when it is tidied up behind."""
-    hurry(state.store, [state.id], grace)
-    see_end(state)
+    going = hurry(state.store, [state.id], grace)
+    see_end(*going.get(state.id) or known(state.store, state.id))
 
 
-def hurry(store: Store, operands: Sequence[str], grace: int | None = None, signum: int = 0) -> None:
-    """Ask containers to end, all at once, and kill those that don't: none waits for another."""
+def known(store: Store, word: str) -> tuple[State, Facts]:
+    """Return a container, and how it is; raise FileNotFoundError where there is none."""
+    state = find(store, word)
+    return state, state.facts()
+
+
+def hurry(
+    store: Store, operands: Sequence[str], grace: int | None = None, signum: int = 0
+) -> dict[str, tuple[State, Facts]]:
+    """Ask containers to end, all at once, and kill those that don't: none waits for another.
+
+    Returns how each was: with --rm it may be gone by now.
+    """
     asked = time.monotonic()
-    waiting = []
+    going, waiting = {}, []
     for word in operands:
         with contextlib.suppress(OSError):  # whoever sees to its end says why
-            state = find(store, word)
+            state, facts = known(store, word)
             usual = ask(state, signum)
-            waiting.append((usual if grace is None else grace, state.facts(), state))
+            going[word] = state, facts
+            waiting.append((usual if grace is None else grace, facts, state))
     # Those last that are never to be killed.
     for patience, facts, state in sorted(waiting, key=lambda one: (one[0] < 0, one[0])):
         if patience < 0:
             wait_for_end(facts)
         elif not wait_for_end(facts, max(asked + patience - time.monotonic(), 0)):
             send(state.facts(), SIGKILL)
+    return going
 
 
 def ask(state: State, signum: int = 0) -> int:
@@ -80,9 +93,9 @@ def ask(state: State, signum: int = 0) -> int:
     return container.grace
 
 
-def see_end(state: State) -> None:
+def see_end(state: State, facts: Facts) -> None:
     """Wait until a container that was killed, or has ended, is tidied up behind."""
-    facts = now = state.facts()
+    now = facts
     until = time.monotonic() + PATIENCE
     while now["monitor"] == facts["monitor"] and not wait_for_end(facts, AGAIN):
         send(now, SIGKILL)  # there may have been no command yet
