@@ -40,14 +40,15 @@ VERBS = {
     "exec": "enter", "images": "images", "inspect": "inspect", "kill": "stop", "logs": "logs",
     "network": "network_verbs", "pause": "freeze", "port": "port", "ps": "ps",
     "rename": "rename", "restart": "start", "rm": "rm", "rmi": "images", "start": "start",
-    "stats": "stats", "stop": "stop", "system": "system", "top": "top", "unpause": "freeze",
-    "volume": "volume_verbs", "wait": "wait",
+    "stats": "stats", "stop": "stop", "system": "system", "tag": "images", "top": "top",
+    "unpause": "freeze", "volume": "volume_verbs", "wait": "wait",
 }  # fmt: skip
 """In which room of more/ each command is: what isn't asked for isn't loaded either."""
 LONG = ("prune", "--help", "-h")
 """What there is of `container` alone: all else is said without it, too."""
+SHORT = "Usage: stage5 COMMAND [OPTIONS] [ARG...]"
 STAGE4 = {"image": ["image"], "build": ["build"], "pull": ["image", "pull"],
-          "push": ["image", "push"]}  # fmt: skip
+          "push": ["image", "push"], "history": ["image", "history"]}  # fmt: skip
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -67,8 +68,11 @@ def command(arguments: Sequence[str]) -> int:
         image = import_module("stages.stage4_overlayfs.more.verbs")
         status = image.serve_verb([*STAGE4[verb], *rest])
         return status
-    if verb in ("", "-h", "--help"):
+    if verb in ("", "-h", "--help", "help"):
         return overview(asked=bool(verb))
+    if verb not in ("run", "create"):
+        note(f"there is no command {verb!r}: `stage5 --help` lists them\n\n{SHORT}")
+        return USAGE
     try:
         if verb == "create":
             create = room("start").create

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 
 from stages.linux import SIGTERM
 from stages.stage3_cgroups.options import SHARED
@@ -84,6 +85,9 @@ class Contained(Stacked):
         self.detach, self.tty = "--detach" in options, "--tty" in options
         self.interactive, self.init = "--interactive" in options, "--init" in options
         self.publish = list(options.get("--publish", ()))
+        if self.publish:
+            # Before anything is made; and whoever publishes nothing needn't load it.
+            import_module("stages.stage5_container.more.publish").ports(self.publish)
         self.dns = list(options.get("--dns", ()))
         self.hosts = list(options.get("--add-host", ()))
         self.user, self.identity = last(options, "--user"), (0, 0, list[int]())

@@ -365,8 +365,11 @@ def test_settings_become_the_configuration(bench: Bench) -> None:
         "ENV A=2 D=$A\nLABEL a.b=$A \"c d\"='e f'\n"
         "WORKDIR /one\nWORKDIR two/../$A\nUSER u:g\nEXPOSE 80 8000-8001/udp\n"
         'ENTRYPOINT ["/x", "$A"]\nCMD echo $A\n'
+        'VOLUME /data /$A\nVOLUME ["/a b"]\nSTOPSIGNAL SIGQUIT\n'
     )
     assert image.config["config"] == {
+        "Volumes": {"/data": {}, "/2": {}, "/a b": {}},
+        "StopSignal": "SIGQUIT",
         "Env": ["A=2", "B=$V", "C=w", "D=1"],
         "Labels": {"a.b": "2", "c d": "e f"},
         "WorkingDir": "/one/2",
@@ -378,6 +381,12 @@ def test_settings_become_the_configuration(bench: Bench) -> None:
     told = [row["created_by"] for row in history(image)]
     assert told[1:3] == ["ENV A=2 D=1", "LABEL a.b=2 c d=e f"]
     assert [row["empty"] for row in history(image)].count(False) == 2  # the two directories
+
+
+@pytest.mark.parametrize("line", ["STOPSIGNAL NOPE", "STOPSIGNAL 65", "VOLUME here", "VOLUME /."])
+def test_a_setting_that_makes_no_sense_is_refused(bench: Bench, line: str) -> None:
+    with pytest.raises(ValueError, match=r"Dockerfile:2: .*say "):
+        bench.build(f"FROM scratch\n{line}")
 
 
 def test_a_new_entrypoint_clears_the_bases_command_and_a_list_clears_itself(bench: Bench) -> None:

@@ -7,7 +7,7 @@ from stages.stage4_overlayfs.more.history import inspect as inspect_image
 from stages.stage5_container.more.lookup import find, made_again
 from stages.stage5_container.more.ps import network_of, ports_of, state_of
 from stages.stage5_container.more.publish import ANY, ports
-from stages.stage5_container.more.verb import AS_WORDS, MANY, Verb, last, rfc3339, show_all
+from stages.stage5_container.more.verb import AS_WORDS, MANY, Verb, inspect_each, last, rfc3339
 from stages.stage5_container.stack import config_of
 
 TYPE_CHECKING = False
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 
 def inspect(store: Store, operands: Sequence[str], options: Options) -> int:
     """Show what containers and images are."""
-    found = [one(store, word, last(options, "--type")) for word in operands]
-    show_all(found, options)
-    return 0
+    kind = last(options, "--type")
+    return inspect_each(operands, lambda word: one(store, word, kind), options)
 
 
 def one(store: Store, word: str, kind: str) -> dict[str, Any]:
@@ -37,7 +36,13 @@ def one(store: Store, word: str, kind: str) -> dict[str, Any]:
     except FileNotFoundError:
         if kind == "container":
             raise
-    digest = store.resolve(word)
+    try:
+        digest = store.resolve(word)
+    except FileNotFoundError as error:
+        if kind == "image":
+            raise
+        why = "no container and no image has this name or ID: `ps -a` and `images` list them"
+        raise FileNotFoundError(error.errno, why, word) from None
     names = [name for name, leads in store.names().items() if leads == digest]
     return inspect_image(Image(store, digest), names)
 

@@ -14,11 +14,11 @@ from stages.stage5_container.more.verb import (
     Verb,
     each,
     filters,
+    inspect_each,
     last,
     listing,
     say,
     show,
-    show_all,
 )
 
 TYPE_CHECKING = False
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 ALWAYS = {"bridge": "bridge", "host": "host", "none": "null"}
 """The networks that nobody has made, each with what Docker calls its driver."""
+KINDS = ("builtin", "custom")
 COLUMNS = (("NETWORK ID", "ID"), ("NAME", "Name"), ("DRIVER", "Driver"), ("SCOPE", "Scope"))
 
 
@@ -47,13 +48,14 @@ def ls(store: Store, _: Sequence[str], options: Options) -> int:
     # Those that are always there have no ID but their name.
     found = [(name, name, driver) for name, driver in ALWAYS.items()]
     found += [(one.id[:12], one.name, "bridge") for one in networks.listed(store.root)]
-    wanted = filters(options, ("name", "driver", "id"))
+    wanted = filters(options, ("name", "driver", "id", "type"))
     rows = [
         {"ID": identity, "Name": name, "Driver": driver, "Scope": "local"}
         for identity, name, driver in sorted(found, key=lambda one: one[1])
         if any(word in name for word in wanted.get("name", [""]))
         and driver in wanted.get("driver", [driver])
         and any(identity.startswith(word) for word in wanted.get("id", [""]))
+        and any((name in ALWAYS) == (word == "builtin") for word in wanted.get("type", KINDS))
     ]
     if "--quiet" in options:
         for row in rows:
@@ -96,14 +98,13 @@ def unused(store: Store) -> list[str]:
 
 def inspect(store: Store, operands: Sequence[str], options: Options) -> int:
     """Show what networks are."""
-    found = [
-        built_in(word)
-        if ALWAYS.get(word, "bridge") != "bridge"
-        else networks.describe(networks.find(store.root, word))
-        for word in operands
-    ]
-    show_all(found, options)
-    return 0
+
+    def one(word: str) -> dict[str, object]:
+        if ALWAYS.get(word, "bridge") != "bridge":
+            return built_in(word)
+        return networks.describe(networks.find(store.root, word))
+
+    return inspect_each(operands, one, options)
 
 
 def built_in(name: str) -> dict[str, object]:

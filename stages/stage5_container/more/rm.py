@@ -8,7 +8,7 @@ from stages.linux import SIGKILL
 from stages.stage4_overlayfs import containers
 from stages.stage4_overlayfs.more.aside import step_aside
 from stages.stage4_overlayfs.options import Stacked
-from stages.stage5_container.more.lookup import wait_for_end
+from stages.stage5_container.more.lookup import find, wait_for_end
 from stages.stage5_container.more.stop import PATIENCE, hurry, known, see_end
 from stages.stage5_container.more.verb import MANY, Verb, each
 from stages.stage5_container.more.volumes import discard
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def rm(store: Store, operands: Sequence[str], options: Options) -> int:
     """Remove containers; with --force those, too, that run."""
     own_mounts()
-    going = hurry(store, operands, 0, SIGKILL) if "--force" in options else {}
+    force = "--force" in options
+    going = hurry(store, operands, 0, SIGKILL) if force else {}
 
     def away(word: str) -> None:
         state, facts = going.get(word) or known(store, word)
@@ -39,7 +40,17 @@ def rm(store: Store, operands: Sequence[str], options: Options) -> int:
             wait_for_end(facts, PATIENCE)
         remove(state, volumes="--volumes" in options)
 
-    return each(operands, away)
+    status = each(operands, away)
+    # As Docker has it: what was to be gone is gone, whoever has removed it.
+    return 0 if force and all(is_gone(store, word) for word in operands) else status
+
+
+def is_gone(store: Store, word: str) -> bool:
+    """Return whether there is no container that is called so."""
+    try:
+        return not find(store, word)
+    except FileNotFoundError:
+        return True
 
 
 def remove(state: State, *, volumes: bool = False) -> None:

@@ -15,11 +15,11 @@ from stages.stage5_container.more.verb import (
     bytes_in,
     each,
     filters,
+    inspect_each,
     last,
     listing,
     say,
     show,
-    show_all,
     size_of,
 )
 
@@ -91,8 +91,7 @@ def unused(store: Store, *, named: bool = False) -> tuple[list[str], int]:
 
 def inspect(store: Store, operands: Sequence[str], options: Options) -> int:
     """Show what volumes are."""
-    show_all([volumes.describe(store.root, name) for name in operands], options)
-    return 0
+    return inspect_each(operands, lambda name: volumes.describe(store.root, name), options)
 
 
 VERBS = {
