@@ -142,13 +142,13 @@ def _differences(before: dict[str, object]) -> dict[str, object]:
     return faults | ({left: new} if new else {})
 
 
-def groups() -> set[Path]:
+def groups(mark: str = "labrun-run-") -> set[Path]:
     """Return the control groups of runtimes: on v1 one a hierarchy for each container."""
     tops = [mount for mount in mounts.parse(mounts.own()) if mount.type in ("cgroup", "cgroup2")]
     found = set()
     for top in tops:
         for folder, below, _ in os.walk(top.point):
-            found |= {Path(folder, name) for name in below if name.startswith("labrun-run-")}
+            found |= {Path(folder, name) for name in below if name.startswith(mark)}
     return found
 
 
