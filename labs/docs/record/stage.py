@@ -29,7 +29,13 @@ from labs.texts import say
 
 COLUMNS, LINES = 80, 24
 """The terminal that a page shows a picture of."""
-PICTURED = {"stage1": "ip-route", "stage2": "net", "stage3": "cpu", "stage4": "delete"}
+PICTURED = {
+    "stage1": "ip-route",
+    "stage2": "net",
+    "stage3": "cpu",
+    "stage4": "delete",
+    "stage5": "root",
+}
 """Each stage's most telling step."""
 TRACED = {
     "stage3": "--memory 64m --cpus 0.5 --pids-limit 64 --net-rate 8mbit",
