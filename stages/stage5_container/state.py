@@ -160,12 +160,17 @@ def read(path: str) -> Facts:
 
 
 def write(path: str, facts: Facts) -> None:
+    """Write facts into a file, whole or not at all."""
+    write_text(path, json.dumps(facts))
+
+
+def write_text(path: str, text: str) -> None:
     """Write a file, whole or not at all."""
     folder, _, name = path.rpartition("/")
     draft = f"{folder}/.{name}.{os.getpid()}"
     try:
         with open(draft, "w", encoding="ascii") as file:
-            json.dump(facts, file)
+            file.write(text)
         linux.rename(draft, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
