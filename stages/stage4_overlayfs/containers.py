@@ -181,4 +181,9 @@ def erase(store: Store, identity: str) -> None:
     for name in (*(f".{one}" for one in OURS), *reversed(OURS)):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{folder}/{name}")
-    os.rmdir(folder)
+    try:
+        os.rmdir(folder)
+    except OSError:
+        # Who has just tried to lock it has made that file again, and removes the rest.
+        if os.listdir(folder) != ["running"]:
+            raise

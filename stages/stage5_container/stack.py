@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 
 from stages.stage4_overlayfs import containers, stack
@@ -66,11 +67,19 @@ class Stack(stack.Stack):
 
     def occupy(self) -> int:
         """Return the lock of a container that is there; raise OSError, EBUSY, while it runs."""
+        folder = f"{self.store.root}/containers/{self.container.id}"
         try:
-            return containers.occupy(f"{self.store.root}/containers/{self.container.id}")
+            lock = containers.occupy(folder)
         except BlockingIOError:
             why = "it runs already, or somebody is just starting it"
             raise OSError(errno.EBUSY, why, self.container.name) from None
+        if not os.path.exists(f"{folder}/config.json"):
+            # The file that is locked is all there is, and nobody's but ours.
+            os.unlink(f"{folder}/running")
+            os.rmdir(folder)
+            os.close(lock)
+            raise FileNotFoundError(errno.ENOENT, "it has just been removed", self.container.name)
+        return lock
 
     def create(self, manifest: str) -> None:
         """Make its folder; without a name it gets one."""
