@@ -22,6 +22,7 @@ SHEBANG_LIMIT = 127
 
 STAGE = """\
 {shebang}
+import gc
 import sys
 import _signal
 import posix
@@ -33,8 +34,12 @@ sys.dont_write_bytecode = posix.geteuid() != posix.stat({checkout!r}).st_uid
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
+# Nothing that is loaded becomes garbage, and to look for it takes a tenth of a start.
+gc.disable()
 from {module} import main
 
+gc.freeze()
+gc.enable()
 sys.exit(main())
 """
 

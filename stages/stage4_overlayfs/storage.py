@@ -8,7 +8,8 @@ is what the drivers differ in.
 from __future__ import annotations
 
 import errno
-from importlib import import_module
+
+from stages.light import import_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
-from importlib import import_module
 
 from stages import linux
+from stages.light import import_module
 from stages.stage2_namespaces import mounts
 from stages.stage5_container.more.capabilities import chosen, names_of
 from stages.stage5_container.more.devices import device_rules

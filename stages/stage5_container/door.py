@@ -16,12 +16,11 @@ the exit status. See unix(7).
 from __future__ import annotations
 
 import _socket
-import contextlib
 import os
-from collections import deque
 from struct import pack, unpack
 
 from stages import linux
+from stages.light import contextmanager, suppress
 from stages.stage5_container.loop import IN, MUCH, OUT
 
 TYPE_CHECKING = False
@@ -41,7 +40,7 @@ class Door:
     def __init__(self, monitor: Monitor, folder: str) -> None:
         """Open it in a container's folder, in place of one whose monitor is dead."""
         self.monitor, self.path = monitor, f"{folder}/{NAME}"
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             linux.unlink(self.path)
         self.socket = new_socket()
         with reachable(folder) as place:
@@ -52,7 +51,7 @@ class Door:
 
     def admit(self) -> None:
         """Let somebody in. Only root, or the user whose store it is, finds the way here."""
-        with contextlib.suppress(BlockingIOError):
+        with suppress(BlockingIOError):
             fd, _ = self.socket._accept()  # type: ignore[attr-defined]  # socket.accept() takes another module
             Visitor(self.monitor, _socket.socket(fileno=fd))
 
@@ -60,7 +59,7 @@ class Door:
         """Close it: nobody comes in any more."""
         self.monitor.loop.forget(self.socket.fileno())
         self.socket.close()
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             linux.unlink(self.path)
 
 
@@ -70,7 +69,7 @@ class Visitor:
     def __init__(self, monitor: Monitor, socket: _socket.socket) -> None:
         """Take the socket."""
         self.monitor, self.socket = monitor, socket
-        self.waiting: deque[bytes] = deque()
+        self.waiting: list[bytes] = []
         self.length, self.owner = 0, False
         socket.setblocking(False)
         monitor.visitors.append(self)
@@ -124,7 +123,7 @@ class Visitor:
         try:
             while self.waiting:
                 self.socket.send(self.waiting[0])
-                self.length -= len(self.waiting.popleft())
+                self.length -= len(self.waiting.pop(0))
         except BlockingIOError:
             return
         except OSError:
@@ -170,7 +169,7 @@ def new_pair() -> tuple[_socket.socket, _socket.socket]:
     return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
 
 
-@contextlib.contextmanager
+@contextmanager
 def reachable(folder: str) -> Iterator[str]:
     """Have a short path to a directory: a socket's address has 108 bytes. See unix(7)."""
     fd = linux.open_file(folder, linux.O_PATH | linux.O_DIRECTORY | linux.O_CLOEXEC)

@@ -13,13 +13,12 @@ numbers are used again, on this boot of the machine.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import json
 import os
 import time
 
 from stages import linux
+from stages.light import dumps, loads, suppress
 from stages.stage4_overlayfs import containers
 
 TYPE_CHECKING = False
@@ -103,7 +102,7 @@ class State:
     def want(self, wanted: bool) -> None:
         """Note that somebody wants it to run, or to end."""
         if wanted:
-            with contextlib.suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):
                 linux.unlink(f"{self.folder}/stopped")
         else:
             flags = linux.O_WRONLY | linux.O_CREAT | linux.O_CLOEXEC
@@ -114,7 +113,7 @@ def everything(store: Store) -> Iterator[State]:
     """Yield the containers that have a life of their own, the youngest first."""
     found = []
     for identity in os.listdir(f"{store.root}/containers"):
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             state = State(store, identity)
             found.append((state.config()["created"], identity, state))
     for _, _, state in sorted(found, reverse=True):
@@ -151,7 +150,7 @@ def read(path: str) -> Facts:
     """Return a file's facts; none where there is no such file, or none that is whole."""
     try:
         with open(path, encoding="ascii") as file:
-            found = json.load(file)
+            found = loads(file.read())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -163,9 +162,9 @@ def write(path: str, facts: Facts) -> None:
     draft = f"{folder}/.{name}.{os.getpid()}"
     try:
         with open(draft, "w", encoding="ascii") as file:
-            json.dump(facts, file)
+            file.write(dumps(facts))
         linux.rename(draft, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             os.unlink(draft)
         raise

@@ -34,10 +34,13 @@ class Trees:
         for fstype, root, point, options in cgroup_mounts():
             for names, path in own.items():
                 # v2's row has no names; a v1 mount has its controllers' among its options.
+                kinds = names.split(",") if names else []
+                if bool(kinds) != (fstype == "cgroup") or not {*kinds} <= options:
+                    continue
                 directory = below(point, root, path)
-                if directory and fstype == "cgroup" and names and {*names.split(",")} <= options:
-                    self.v1.update(dict.fromkeys(names.split(","), directory))
-                if directory and fstype == "cgroup2" and not names:
+                if directory and kinds:
+                    self.v1.update(dict.fromkeys(kinds, directory))
+                elif directory:
                     self.v2, self.top = directory, point
         # A tree with a name and no controller is systemd's book-keeping.
         self.v1 = {name: at for name, at in self.v1.items() if "=" not in name}

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
-from hashlib import sha256
 from stat import S_IMODE
 
 from stages import linux
+from stages.light import later, sha256
 from stages.stage4_overlayfs.more.copies import Copies, copy_metadata
-from stages.stage4_overlayfs.unpack import unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import BinaryIO
 
+    from stages.stage4_overlayfs import unpack
     from stages.stage4_overlayfs.more.branches import Union
     from stages.stage4_overlayfs.storage import Layer
     from stages.stage4_overlayfs.whiteouts import Form
-
+else:
+    unpack = later("stages.stage4_overlayfs.unpack")
 
 UNSAID = 0o1000
 """A mode that no root directory has: by it one is known of which a layer says nothing."""
@@ -81,7 +82,8 @@ class Places:
             except BaseException:
                 remove_tree(draft)
                 raise
-            linux.fsync(parent)
+            if durable:
+                linux.fsync(parent)
         finally:
             os.close(lock)
 
@@ -167,7 +169,7 @@ def apply(opener: Callable[[], BinaryIO], target: str, form: Form) -> list[str]:
     status = os.lstat(target)
     os.chmod(target, UNSAID)
     with opener() as stream:
-        implied = unpack(stream, target, form)
+        implied = unpack.unpack(stream, target, form)
     if S_IMODE(os.lstat(target).st_mode) == UNSAID:
         os.chmod(target, S_IMODE(status.st_mode))
         os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -11,13 +11,12 @@ container the library would be the container's. See seccomp(2), seccomp_init(3).
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
-import hashlib
 import os
 import struct
 
+from stages.light import sha256, suppress
 from stages.stage5_container.more.profile import ALLOW, REFUSE, RULES
 
 TYPE_CHECKING = False
@@ -93,7 +92,7 @@ def filter_for(profile: Profile, capabilities: Sequence[str], store: str) -> byt
     library = Library()
     machine = os.uname().machine
     choice = choose(profile, capabilities, machine)
-    key = hashlib.sha256(repr((choice, machine, library.version)).encode()).hexdigest()
+    key = sha256(repr((choice, machine, library.version)).encode()).hexdigest()
     file = f"{store}/seccomp/{key}"
     if kept := read(file):
         return kept
@@ -110,16 +109,16 @@ def read(file: str) -> bytes:
     except OSError:
         return b""
     digest, program = content[:32], content[32:]
-    return program if digest == hashlib.sha256(program).digest() else b""
+    return program if digest == sha256(program).digest() else b""
 
 
 def keep(file: str, program: bytes) -> None:
     """Keep a program for the next container; where that can't be, the next compiles it again."""
     draft = f"{file}.{os.urandom(8).hex()}"
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         os.makedirs(os.path.dirname(file), 0o700, exist_ok=True)
         with open(draft, "xb") as opened:
-            opened.write(hashlib.sha256(program).digest() + program)
+            opened.write(sha256(program).digest() + program)
         os.rename(draft, file)
 
 
