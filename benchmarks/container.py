@@ -21,9 +21,8 @@ from benchmarks.start import COMMAND, DOCKER, docker_run, measure, summary, writ
 from labs import rootfs
 from labs.stages import reference
 from stages.stage5_container.more.capabilities import chosen, names_of
-from stages.stage5_container.more.profile import ALLOW
 from stages.stage5_container.more.seccomp import DOCKER as PROFILE
-from stages.stage5_container.more.seccomp import choose, encoded
+from stages.stage5_container.more.seccomp import ALLOW, choose, encoded
 from tests import dockerd
 
 ALONE, BRIDGED = "stage5 --net none", "stage5 bridged"

@@ -7,9 +7,11 @@ See the kernel's filesystems/overlayfs.rst.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from stages import linux
+from stages.light import suppress
 from stages.stage4_overlayfs.more.branches import OverlayMarks
 from stages.stage4_overlayfs.more.layered import Layered
 from stages.stage4_overlayfs.more.places import take_away
@@ -39,8 +41,14 @@ class Overlay(Layered):
 
     def prepare(self, layers: Sequence[Layer]) -> None:
         """Unpack the layers that are not there yet."""
-        self.try_whiteout()
+        # Where a layer was unpacked, that has been tried; nobody has tried a directory's.
+        if not all(map(self.is_there, (name for name, _ in layers))):
+            self.try_whiteout()
         super().prepare(layers)
+
+    def is_there(self, name: str) -> bool:
+        """Return whether a layer is unpacked; a directory is none."""
+        return not name.startswith("/") and os.path.isdir(*self.below([name]))
 
     def mount(self, container: str, layers: Sequence[Layer]) -> str:
         """Put the layers and the container's upper directory together; return where."""
@@ -52,11 +60,28 @@ class Overlay(Layered):
         try:
             upper = f"upperdir={self.own(container)}/upper,workdir={self.own(container)}/work"
             options = f"{features()},{upper},lowerdir={lower}"
-            linux.mount("overlay", f"{own}/merged", "overlay", 0, options)
+            self.put_together(container, f"{own}/merged", options)
         finally:
             os.fchdir(here)
             os.close(here)
         return f"{own}/merged"
+
+    def put_together(self, container: str, target: str, options: str) -> None:
+        """Mount the union; of one that nobody wants when it ends, nothing is saved to the disk."""
+        if os.path.exists(f"{self.places.root}/containers/{container}/fleeting"):
+            # To unmount an overlay is to sync all of the file system below it, unless it is
+            # volatile. Then the kernel mounts it only once, for it may have lost something since:
+            # not here, where all that is written belongs to one run.
+            for name in ("incompat/volatile", "incompat"):
+                with suppress(FileNotFoundError):
+                    os.rmdir(self.places.own(container, f"work/work/{name}"))
+            try:
+                linux.mount("overlay", target, "overlay", 0, f"volatile,{options}")
+                return
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # Linux before 5.10
+                    raise
+        linux.mount("overlay", target, "overlay", 0, options)
 
     def lower(self, container: str) -> list[str]:
         """Return the names of the directories below, from the top down."""

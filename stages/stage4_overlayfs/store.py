@@ -45,7 +45,8 @@ class Store:
         try:
             os.makedirs(root, 0o710, exist_ok=True)
             for part in ("blobs", "blobs/sha256", "names", "containers", "layers", "tmp"):
-                os.makedirs(f"{root}/{part}", 0o700, exist_ok=True)
+                if not os.path.isdir(f"{root}/{part}"):
+                    os.makedirs(f"{root}/{part}", 0o700, exist_ok=True)
         except OSError as error:
             why = f"{error.strerror}: images can't be kept there: LABRUN_STORE names another place"
             raise OSError(error.errno, why, error.filename) from None

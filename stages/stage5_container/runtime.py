@@ -65,7 +65,8 @@ def run_once(container: Contained, signals: set[int], monitor: Monitor) -> int:
             with Plug(child, container) as plug:  # 2, and 5: ports, names, more than one bridge
                 if container.net_rate:
                     shape(plug.name, container.net_rate)  # 3
-                etc_files(container, plug.address)  # 5
+                if plug.address:
+                    etc_files(container, plug.address)  # 5
                 monitor.made(group, plug)  # 5
                 barrier.open(plug.address)
                 status = streams.serve(child)

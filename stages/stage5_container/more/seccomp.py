@@ -16,20 +16,23 @@ import errno
 import os
 import struct
 
-from stages.light import sha256, suppress
-from stages.stage5_container.more.profile import ALLOW, REFUSE, RULES
+from stages.light import later, sha256, suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from stages.stage5_container.more import profile as docker
     from stages.stage5_container.more.profile import Argument, Rule
 
     Choice = tuple[int, list[tuple[str, int, tuple[Argument, ...]]]]
     """The action for what isn't listed; then names, actions and conditions."""
+else:
+    docker = later("stages.stage5_container.more.profile")
 
 LIBRARY = "libseccomp.so.2"
+ALLOW, REFUSE = "allow", "errno"
 ACTIONS = {
     # linux/seccomp.h: SECCOMP_RET_…
     ALLOW: 0x7FFF0000,
@@ -58,13 +61,25 @@ class Profile:
     """Rules, and what is done with a call that none of them is about."""
 
     def __init__(
-        self, rules: Sequence[Rule], action: str = REFUSE, errno: int = errno.EPERM
+        self, rules: Sequence[Rule] = (), action: str = REFUSE, errno: int = errno.EPERM
     ) -> None:
-        """Take them."""
-        self.rules, self.action, self.errno = rules, action, errno
+        """Take them; without rules they are Docker's."""
+        self.own, self.action, self.errno = rules, action, errno
+
+    @property
+    def rules(self) -> Sequence[Rule]:
+        """Return the rules. Docker's are long, and loaded where they are to be compiled."""
+        return docker.RULES if self is DOCKER else self.own
+
+    def mark(self, capabilities: Sequence[str], machine: str) -> str:
+        """Return what another set of rules for this container wouldn't have."""
+        if self is not DOCKER:
+            return repr(choose(self, capabilities, machine))
+        status = os.stat(f"{os.path.dirname(__file__)}/profile.py")
+        return repr((status.st_mtime_ns, status.st_size, capabilities))
 
 
-DOCKER = Profile(RULES)
+DOCKER = Profile()
 
 
 def choose(profile: Profile, capabilities: Sequence[str], machine: str) -> Choice:
@@ -91,12 +106,12 @@ def filter_for(profile: Profile, capabilities: Sequence[str], store: str) -> byt
     """
     library = Library()
     machine = os.uname().machine
-    choice = choose(profile, capabilities, machine)
-    key = sha256(repr((choice, machine, library.version)).encode()).hexdigest()
+    told = profile.mark(capabilities, machine), machine, library.version
+    key = sha256(repr(told).encode()).hexdigest()
     file = f"{store}/seccomp/{key}"
     if kept := read(file):
         return kept
-    program = library.compile(choice, machine)
+    program = library.compile(choose(profile, capabilities, machine), machine)
     keep(file, program)
     return program
 
