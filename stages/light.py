@@ -9,6 +9,7 @@ root would find another's files under their names. There `seal` has been called.
 
 from __future__ import annotations
 
+import os
 import sys
 
 __all__ = [
@@ -18,9 +19,11 @@ __all__ = [
     "import_module",
     "later",
     "loads",
+    "read_text",
     "seal",
     "sha256",
     "suppress",
+    "write_text",
 ]
 
 TYPE_CHECKING = False
@@ -160,6 +163,29 @@ def dumps(value: Any) -> str:
     """Return a value as JSON, in ASCII."""
     encoder = make_encoder({}, refuse, spelled, None, ": ", ", ", False, False, False)
     return "".join(encoder(value, 0))
+
+
+def read_text(path: str) -> str:
+    """Return what a file says, in three system calls instead of eight; any bytes come through."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(fd, 1 << 16):
+            parts.append(part)
+    finally:
+        os.close(fd)
+    return b"".join(parts).decode("utf-8", "surrogateescape")
+
+
+def write_text(path: str, text: str, flags: int = os.O_TRUNC) -> None:
+    """Write a file; with O_EXCL as `flags` a new one."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o666)
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+        while data:
+            data = data[os.write(fd, data) :]
+    finally:
+        os.close(fd)
 
 
 class Later:

@@ -13,7 +13,7 @@ import errno
 import os
 
 from stages import linux
-from stages.light import contextmanager, suppress
+from stages.light import contextmanager, read_text, suppress, write_text
 from stages.stage4_overlayfs import storage
 from stages.stage4_overlayfs.more.names import shown
 
@@ -53,8 +53,7 @@ def create(store: Store, name: str, manifest: str, *, fleeting: bool) -> tuple[s
             for file, text in (("fleeting", "rm" * fleeting), ("name", name), ("image", manifest)):
                 if text:
                     # Whole or not at all: verify reads it, whenever we are killed.
-                    with open(f"{folder}/.{file}", "x", encoding="ascii") as written:
-                        written.write(text)
+                    write_text(f"{folder}/.{file}", text, os.O_EXCL)
                     os.rename(f"{folder}/.{file}", f"{folder}/{file}")
             return identity, occupy(folder)
         except BaseException:
@@ -115,8 +114,7 @@ def find(store: Store, word: str) -> str:
 def name_of(store: Store, identity: str) -> str:
     """Return what a container is called, "" where it has no name."""
     try:
-        with open(f"{store.root}/containers/{identity}/name", encoding="ascii") as file:
-            return file.read()
+        return read_text(f"{store.root}/containers/{identity}/name")
     except (FileNotFoundError, NotADirectoryError):
         return ""
 

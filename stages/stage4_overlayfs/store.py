@@ -18,7 +18,7 @@ import errno
 import os
 
 from stages import linux
-from stages.light import contextmanager, later, sha256, suppress
+from stages.light import contextmanager, later, read_text, sha256, suppress
 from stages.stage4_overlayfs.more.names import check_digest, file_name, full_name, reference_of
 
 TYPE_CHECKING = False
@@ -152,8 +152,7 @@ class Store:
 
     def _lead(self, entry: str) -> str:
         """Return what a file of names/ says."""
-        with open(f"{self.root}/names/{entry}", encoding="utf-8", errors="replace") as file:
-            return file.read(LONGEST).strip()
+        return read_text(f"{self.root}/names/{entry}")[:LONGEST].strip()
 
     @contextmanager
     def writing(self) -> Iterator[tuple[BinaryIO, str]]:

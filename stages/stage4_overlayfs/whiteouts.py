@@ -12,7 +12,7 @@ import os
 import stat
 
 from stages import linux
-from stages.light import suppress
+from stages.light import read_text, suppress
 from stages.stage4_overlayfs.more.walk import DIRECTORY
 
 TYPE_CHECKING = False
@@ -150,8 +150,7 @@ class ApplyForm:
 
 def in_user_namespace() -> bool:
     """Return whether this process has fewer uids than the machine. See user_namespaces(7)."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        return file.read().split() != ["0", "0", "4294967295"]
+    return read_text("/proc/self/uid_map").split() != ["0", "0", "4294967295"]
 
 
 def names(dirfd: int) -> list[bytes]:

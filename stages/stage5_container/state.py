@@ -18,7 +18,7 @@ import os
 import time
 
 from stages import linux
-from stages.light import dumps, loads, suppress
+from stages.light import dumps, loads, read_text, suppress, write_text
 from stages.stage4_overlayfs import containers
 
 TYPE_CHECKING = False
@@ -126,12 +126,11 @@ def birth(pid: int) -> int:
     See proc_pid_stat(5).
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The second field is the program's name, in which there may be anything.
-            fields = file.read().rpartition(b")")[2].split()
+        # The second field is the program's name, in which there may be anything.
+        fields = read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+    return 0 if fields[0] in ("Z", "X") else int(fields[19])
 
 
 def is_alive(facts: Facts, who: str = "pid") -> bool:
@@ -142,15 +141,13 @@ def is_alive(facts: Facts, who: str = "pid") -> bool:
 
 def boot_id() -> str:
     """Return what no other boot of this machine has. See random(4)."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+    return read_text("/proc/sys/kernel/random/boot_id").strip()
 
 
 def read(path: str) -> Facts:
     """Return a file's facts; none where there is no such file, or none that is whole."""
     try:
-        with open(path, encoding="ascii") as file:
-            found = loads(file.read())
+        found = loads(read_text(path))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -161,8 +158,7 @@ def write(path: str, facts: Facts) -> None:
     folder, _, name = path.rpartition("/")
     draft = f"{folder}/.{name}.{os.getpid()}"
     try:
-        with open(draft, "w", encoding="ascii") as file:
-            file.write(dumps(facts))
+        write_text(draft, dumps(facts))
         linux.rename(draft, path)
     except BaseException:
         with suppress(FileNotFoundError):

@@ -7,7 +7,7 @@ import os
 from stat import S_IMODE
 
 from stages import linux
-from stages.light import later, sha256
+from stages.light import later, read_text, sha256, write_text
 from stages.stage4_overlayfs.more.copies import Copies, copy_metadata
 
 TYPE_CHECKING = False
@@ -141,14 +141,11 @@ class Places:
 
     def note(self, folder: str, names: Sequence[str]) -> None:
         """Write down what a container stands on: diff() and commit() have to know."""
-        with open(f"{folder}/layers", "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write("\0".join(names))
+        write_text(f"{folder}/layers", "\0".join(names))
 
     def noted(self, container: str) -> list[str]:
         """Return that again, from the lowest up."""
-        path = self.own(container, "layers")
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            text = file.read()
+        text = read_text(self.own(container, "layers"))
         return text.split("\0") if text else []
 
     def stamp(self, folder: str) -> None:
