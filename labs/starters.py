@@ -13,12 +13,24 @@ import re
 import stat
 import sys
 import sysconfig
+from importlib import import_module
 from pathlib import Path
 
+from labs import bundle
 from labs.paths import CHECKOUT
 
 SHEBANG_LIMIT = 127
 """Bytes of a `#!` line that every kernel reads whole (Linux before 5.1 stops there: execve(2))."""
+
+BUNDLE = "stages.bundle"
+"""In the environment: the runtimes' modules in one file (labs/bundle.py)."""
+LATER = (
+    "stages.stage4_overlayfs.overlay",
+    "stages.stage5_container.more.helper",
+    "stages.stage5_container.more.hosts",
+    "stages.stage5_container.more.switchboard",
+)
+"""What a plain start loads beside what its command imports."""
 
 STAGE = """\
 {shebang}
@@ -36,6 +48,9 @@ if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
 
 # Nothing that is loaded becomes garbage, and to look for it takes a tenth of a start.
 gc.disable()
+from labs import bundle
+
+bundle.use({bundle!r})
 from {module} import main
 
 gc.freeze()
@@ -103,6 +118,7 @@ def write(environment: Path, checkout: Path = CHECKOUT) -> list[Path]:
                 checkout=str(checkout),
                 packages=packages,
                 module=module,
+                bundle=str(environment / BUNDLE),
             ),
             encoding="utf-8",
             errors="surrogateescape",
@@ -120,6 +136,11 @@ def main() -> None:
         # A checkout that can't be written to works too, a little slower.
         if os.access(CHECKOUT / package, os.W_OK):
             compileall.compile_dir(CHECKOUT / package, quiet=2)
+    for module in (*commands(CHECKOUT).values(), *LATER):
+        if module.startswith("stages."):
+            import_module(module)
+    names = [name for name in sys.modules if name.startswith("stages")]
+    bundle.write(Path(sys.prefix) / BUNDLE, names)
 
 
 if __name__ == "__main__":

@@ -112,6 +112,8 @@ else:
             except BaseException as raised:
                 if raised is not error:
                     raise
+                # On its way here it has met this frame, which knows it: a circle, never freed.
+                error.__traceback__ = trace
             return False
 
     def import_module(name):

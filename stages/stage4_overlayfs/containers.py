@@ -158,17 +158,18 @@ def remove(store: Store, identity: str) -> None:
 
 def erase(store: Store, identity: str) -> None:
     """Remove it, as the one who has locked it."""
-    # What is on its way out is in the store's tmp/, which prune empties.
+    folder = f"{store.root}/containers/{identity}"
+    # What is on its way out is in the store's tmp/, which prune empties; and it looks for what
+    # nobody has locked, so it must not come while the lock's file goes.
     with store.locked(shared=True):
         if driver := driver_of(store, identity):
             driver.remove(identity)
-    folder = f"{store.root}/containers/{identity}"
-    # A later stage keeps more there.
-    for entry in list(os.scandir(folder)):
-        if entry.name not in OURS and not entry.is_dir(follow_symlinks=False):
-            os.unlink(entry.path)
-    # Its image last: what it says keeps the layers, and until then they may be in use.
-    for name in (*(f".{one}" for one in OURS), *reversed(OURS)):
-        with suppress(FileNotFoundError):
-            os.unlink(f"{folder}/{name}")
-    os.rmdir(folder)
+        # A later stage keeps more there.
+        for entry in list(os.scandir(folder)):
+            if entry.name not in OURS and not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)
+        # Its image last: what it says keeps the layers, and until then they may be in use.
+        for name in (*(f".{one}" for one in OURS), *reversed(OURS)):
+            with suppress(FileNotFoundError):
+                os.unlink(f"{folder}/{name}")
+        os.rmdir(folder)
