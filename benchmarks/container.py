@@ -14,15 +14,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.start import COMMAND, DOCKER, docker_run, measure, summary, write_bundle
+from benchmarks.start import COMMAND, DOCKER, Cost, docker_run, measure, summary, write_bundle
 from labs import rootfs
 from labs.stages import reference
 from stages.stage5_container.more.capabilities import chosen, names_of
-from stages.stage5_container.more.seccomp import DOCKER as PROFILE
 from stages.stage5_container.more.seccomp import ALLOW, choose, encoded
+from stages.stage5_container.more.seccomp import DOCKER as PROFILE
 from tests import dockerd
 
 ALONE, BRIDGED = "stage5 --net none", "stage5 bridged"
@@ -33,24 +33,35 @@ AIMS = {(ALONE, FILTERED): 1.0, (BRIDGED, DOCKER): 0.3}
 
 
 @contextmanager
-def contenders(root: Path) -> Iterator[dict[str, list[str]]]:
-    """Give the command line of each contender that is installed."""
-    with tempfile.TemporaryDirectory() as base, ExitStack() as stack:
+def stage5(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Give a folder, and how a command line of stage 5 begins; the image `box` is in the store."""
+    with tempfile.TemporaryDirectory() as base:
         os.environ["LABRUN_STORE"] = f"{base}/store"
-        stage5 = reference("stage5")
-        imported = [stage5, "image", "import", str(root), "box"]
+        program = reference("stage5")
+        imported = [program, "image", "import", str(root), "box"]
         subprocess.run(imported, check=True, stdout=subprocess.DEVNULL)
-        run = [stage5, "run", "--rm"]
-        lines = {ALONE: [*run, "--net", "none", "box", COMMAND], BRIDGED: [*run, "box", COMMAND]}
-        if shutil.which("runc"):
-            for name, parts in ((RUNC, {}), (FILTERED, {"seccomp": seccomp()})):
-                folder = Path(base, f"bundle{len(lines)}")
-                write_bundle(folder, root, **parts)
-                names = [str(folder), f"labrun-{folder.name}-{os.getpid()}"]
-                lines[name] = ["runc", "run", "--bundle", *names]
-        if not dockerd.missing():
-            lines[DOCKER] = stack.enter_context(docker_run(root))
-        yield lines
+        yield Path(base), [program, "run", "--rm"]
+
+
+def alone(root: Path, base: Path, run: list[str], rounds: int) -> dict[str, list[Cost]]:
+    """Return the costs without a network, of stage 5 and of runc."""
+    lines = {ALONE: [*run, "--net", "none", "box", COMMAND]}
+    bundles: dict[str, dict[str, object]] = {RUNC: {}, FILTERED: {"seccomp": seccomp()}}
+    for number, (name, parts) in enumerate(bundles.items()):
+        folder = base / f"bundle{number}"
+        write_bundle(folder, root, **parts)
+        identity = f"labrun-{folder.name}-{os.getpid()}"
+        lines[name] = ["runc", "run", "--bundle", str(folder), identity]
+    return measure(lines, rounds, lambda: None)
+
+
+def bridged(root: Path, run: list[str], rounds: int) -> dict[str, list[Cost]]:
+    """Return the costs on a bridge, of stage 5 and of Docker.
+
+    Apart from the others: for whoever comes next, Docker's daemon is still busy with its last one.
+    """
+    with docker_run(root) as line:
+        return measure({BRIDGED: [*run, "box", COMMAND], DOCKER: line}, rounds, lambda: None)
 
 
 def seccomp() -> dict[str, object]:
@@ -85,12 +96,16 @@ def main() -> int:
     if os.geteuid() != 0:
         print("benchmarks: it needs root", file=sys.stderr)
         return 3
-    with contenders(rootfs.default()) as lines:
-        if missing := {peer for _, peer in BOUNDS} - {*lines}:
-            print(f"benchmarks: not installed: {', '.join(sorted(missing))}", file=sys.stderr)
-            return 3
-        costs = measure(lines, options.rounds, lambda: None)
-    figures = {base: summary(costs, base) for base in (RUNC, FILTERED, DOCKER)}
+    missing = dockerd.missing() or ("" if shutil.which("runc") else "not installed: runc")
+    if missing:
+        print(f"benchmarks: {missing}", file=sys.stderr)
+        return 3
+    root = rootfs.default()
+    with stage5(root) as (base, run):
+        without = alone(root, base, run, options.rounds)
+        costs = without | bridged(root, run, options.rounds)
+    figures = {RUNC: summary(costs, RUNC), DOCKER: summary(costs, DOCKER)}
+    figures[FILTERED] = summary(without, FILTERED)
     for name, row in figures[RUNC].items():
         print(f"{name:18} median {row['median_ms']:6} ms, fastest {row['fastest_ms']:6} ms,",
               f"CPU {row['cpu_ms']:6} ms", file=screen)  # fmt: skip
