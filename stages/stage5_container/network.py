@@ -24,11 +24,13 @@ from stages.stage4_overlayfs.options import Volume
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import ModuleType
     from typing import Self
 
     from stages.stage5_container.more.helper import Helper
     from stages.stage5_container.more.members import Member
+    from stages.stage5_container.more.publish import Port
     from stages.stage5_container.more.seam import Wired
 
 
@@ -42,6 +44,7 @@ class Plug:
         if container.publish and not self.wanted:
             refuse_ports(container.network)
         self.name = self.address = ""
+        self.ports: Sequence[Port] = ()
         self.member: Member | None = None
         self.helper: Helper | None = None
 
@@ -71,6 +74,7 @@ class Plug:
                     route, self.container, namespace, self.helper.ports
                 )
                 self.name, self.address = self.member.cable, self.member.address
+                self.ports = self.helper.ports
                 self.helper.lead_to(self.address)
                 self.board.settle(route)
         finally:

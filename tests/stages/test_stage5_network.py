@@ -94,6 +94,38 @@ def test_some_free_port_is_found_where_none_is_said(net: Internet, rootfs: Path)
         [[_, _, outside, inside]] = note[7]
         assert (inside, outside > 1023) == (80, True)
         assert net.beyond.asks(OUTSIDE, outside).startswith("web ")
+        # All who are asked say which one it is.
+        name = one.folder.name
+        assert net.stage5("port", name, "80").stdout == b"0.0.0.0:%d\n" % outside
+        assert net.stage5("port", name).stdout == b"80/tcp -> 0.0.0.0:%d\n" % outside
+        line = ("ps", "--filter", f"publish={outside}", "--format", "{{.Ports}}")
+        assert net.stage5(*line).stdout == b"0.0.0.0:%d->80/tcp\n" % outside
+        known = json.loads(net.stage5("inspect", name).stdout)[0]
+        door = {"HostIp": "0.0.0.0", "HostPort": str(outside)}
+        assert known["NetworkSettings"]["Ports"] == {"80/tcp": [door]}
+        assert known["HostConfig"]["PortBindings"] == {"80/tcp": [{"HostIp": "", "HostPort": ""}]}
+
+
+def test_one_that_does_not_run_has_no_ports_and_a_bad_one_is_refused_at_once(
+    net: Internet, rootfs: Path
+) -> None:
+    line = ("create", "-p", "80", "--name", "later", str(rootfs), "/bin/true")
+    assert net.stage5(*line).returncode == 0
+    assert net.stage5("ps", "-a", "--format", "{{.Ports}}").stdout == b"\n"
+    assert net.stage5("rm", "later").returncode == 0
+    ended = net.stage5("create", "--network", "none", "-p", "x", str(rootfs), "/bin/true")
+    assert (ended.returncode, b"--publish x: a port is a number" in ended.stderr) == (125, True)
+
+
+def test_networks_that_nobody_is_in_are_pruned(net: Internet, rootfs: Path) -> None:
+    for name in ("busy", "idle"):
+        assert net.stage5("network", "create", name).returncode == 0
+    with net.container(rootfs, "--network", "busy"):
+        assert net.stage5("network", "prune", "-f").stdout == b"Deleted Networks:\nidle\n\n"
+    listed = ("network", "ls", "-q", "--filter", "type=custom")
+    assert len(net.stage5(*listed).stdout.split()) == 1
+    assert net.stage5("network", "rm", "-f", "busy", "nobodys").stdout == b"busy\n"
+    assert net.stage5(*listed).stdout == b""
 
 
 FLOOD = r"""
