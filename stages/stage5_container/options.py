@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
 
+from stages.light import import_module
 from stages.linux import SIGTERM
 from stages.stage3_cgroups.options import SHARED
 from stages.stage4_overlayfs import options as stage4

@@ -117,7 +117,7 @@ def discard(store: Store, name: str) -> None:
         leaving = f"{store.root}/tmp/{os.urandom(8).hex()}"
         with suppress(FileNotFoundError):
             os.rename(folder(store.root, name), leaving)
-            remove_tree(leaving)
+            places.remove_tree(leaving)
 
 
 def users(store: Store, name: str) -> list[str]:
