@@ -31,6 +31,8 @@ LATER = (
     "stages.stage5_container.more.switchboard",
 )
 """What a plain start loads beside what its command imports."""
+LIBRARY = ("__future__", "ctypes", "ctypes._endian", "struct", "types")
+"""What it loads of the standard library, and Python has not in itself."""
 
 STAGE = """\
 {shebang}
@@ -139,8 +141,9 @@ def main() -> None:
     for module in (*commands(CHECKOUT).values(), *LATER):
         if module.startswith("stages."):
             import_module(module)
-    names = [name for name in sys.modules if name.startswith("stages")]
-    bundle.write(Path(sys.prefix) / BUNDLE, names)
+    ours = [name for name in sys.modules if name.partition(".")[0] == "stages"]
+    theirs = [name for name in LIBRARY if getattr(sys.modules.get(name), "__file__", None)]
+    bundle.write(Path(sys.prefix) / BUNDLE, [*theirs, *ours])
 
 
 if __name__ == "__main__":
