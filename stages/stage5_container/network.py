@@ -74,6 +74,8 @@ class Plug:
                     route, self.container, namespace, self.helper.ports
                 )
                 self.name, self.address = self.member.cable, self.member.address
+                if os.path.exists(f"{self.container.folder}/networks"):
+                    room("connections").plug_in_all(route, self.container, namespace)
                 self.ports = self.helper.ports
                 self.helper.lead_to(self.address)
                 self.board.settle(route)
@@ -89,9 +91,8 @@ class Plug:
         """Take away the cable, the note and the helper, as far as they are there."""
         try:
             with Lock(), Netlink() as route:
-                if self.member:
-                    self.board.unplug(route, self.member)
-                self.board.settle(route)
+                gone = self.member.id if self.member else ""
+                self.board.settle(route, gone)
         finally:
             if self.helper:
                 self.helper.dismiss()

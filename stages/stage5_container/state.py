@@ -17,8 +17,8 @@ import errno
 import os
 import time
 
-from stages import linux
-from stages.light import dumps, loads, read_text, suppress, write_text
+from stages import light, linux
+from stages.light import dumps, loads, read_text, suppress
 from stages.stage4_overlayfs import containers
 
 TYPE_CHECKING = False
@@ -156,11 +156,16 @@ def read(path: str) -> Facts:
 
 
 def write(path: str, facts: Facts) -> None:
+    """Write facts into a file, whole or not at all."""
+    write_text(path, dumps(facts))
+
+
+def write_text(path: str, text: str) -> None:
     """Write a file, whole or not at all."""
     folder, _, name = path.rpartition("/")
     draft = f"{folder}/.{name}.{os.getpid()}"
     try:
-        write_text(draft, dumps(facts))
+        light.write_text(draft, text)
         linux.rename(draft, path)
     except BaseException:
         with suppress(FileNotFoundError):

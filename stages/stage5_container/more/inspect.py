@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from importlib import import_module
+
 from stages.stage4_overlayfs.image import Image
 from stages.stage4_overlayfs.more.history import inspect as inspect_image
 from stages.stage5_container.more.lookup import find, made_again
@@ -154,11 +157,15 @@ def network(state: State, facts: dict[str, Any], options: dict[str, Any]) -> dic
     for outer, inner in ports_of(facts):
         address, _, port = outer.rpartition(":")
         open_.setdefault(inner, []).append({"HostIp": address, "HostPort": port})
-    name, address = network_of(options), facts["address"]
+    where = {network_of(options): facts["address"]}
+    if os.path.exists(f"{state.folder}/networks"):
+        where |= import_module("stages.stage5_container.more.connections").seats(
+            state.id, state.folder
+        )
     return {
-        "IPAddress": address,
+        "IPAddress": facts["address"],
         "Ports": open_,
-        "Networks": {name: {"IPAddress": address}},
+        "Networks": {name: {"IPAddress": address} for name, address in where.items()},
         "SandboxKey": f"/proc/{facts['pid']}/ns/net" if facts["pid"] else "",
     }
 

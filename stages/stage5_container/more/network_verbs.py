@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
-from stages.stage5_container.more import networks
+from stages.stage5_container.more import connections, networks
+from stages.stage5_container.more.lookup import find, made_again
 from stages.stage5_container.more.verb import (
     AS_WORDS,
     FILTER,
@@ -20,6 +21,7 @@ from stages.stage5_container.more.verb import (
     say,
     show,
 )
+from stages.stage5_container.stack import config_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
     from stages.stage4_overlayfs.store import Store
     from stages.stage5_container.more.verb import Options
+    from stages.stage5_container.options import Contained
+    from stages.stage5_container.state import State
 
 ALWAYS = {"bridge": "bridge", "host": "host", "none": "null"}
 """The networks that nobody has made, each with what Docker calls its driver."""
@@ -77,6 +81,28 @@ def exists(store: Store, word: str) -> bool:
         return word in ALWAYS or bool(networks.find(store.root, word))
     except FileNotFoundError:
         return False
+
+
+def connect(store: Store, operands: Sequence[str], options: Options) -> int:
+    """Put a container into one more network."""
+    state, container = wired(store, operands[1])
+    asked = (operands[0], last(options, "--ip"), list(options.get("--alias", ())))
+    connections.connect(container, state.facts(), asked)
+    return 0
+
+
+def disconnect(store: Store, operands: Sequence[str], _: Options) -> int:
+    """Take a container out of a network."""
+    connections.disconnect(wired(store, operands[1])[1], operands[0])
+    return 0
+
+
+def wired(store: Store, word: str) -> tuple[State, Contained]:
+    """Return a container as its network has to know it."""
+    state = find(store, word)
+    container = made_again(state)
+    container.settle(config_of(state))
+    return state, container
 
 
 def prune(store: Store, _: Sequence[str], __: Options) -> int:
@@ -131,6 +157,15 @@ VERBS = {
     "network rm": Verb(
         "NAME...", 1, 999, "remove networks",
         [("-f", "--force", "", "no error where there is none")], rm,
+    ),
+    "network connect": Verb(
+        "NETWORK CONTAINER", 2, 2, "put a container into one more network",
+        [("", "--ip", "ADDR", "with this address there"),
+         ("", "--alias", "NAME", "one more name there")], connect,
+    ),
+    "network disconnect": Verb(
+        "NETWORK CONTAINER", 2, 2, "take it out again",
+        [("-f", "--force", "", "nothing: it is always so")], disconnect,
     ),
     "network prune": Verb("", 0, 0, "remove those that nobody is in", [FORCE], prune),
     "network inspect": Verb("NAME...", 1, 999, "who is in it", [AS_WORDS], inspect),
