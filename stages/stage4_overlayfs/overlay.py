@@ -7,7 +7,6 @@ See the kernel's filesystems/overlayfs.rst.
 
 from __future__ import annotations
 
-import errno
 import os
 
 from stages import linux
@@ -59,29 +58,26 @@ class Overlay(Layered):
         linux.chdir(self.short)
         try:
             upper = f"upperdir={self.own(container)}/upper,workdir={self.own(container)}/work"
-            options = f"{features()},{upper},lowerdir={lower}"
-            self.put_together(container, f"{own}/merged", options)
+            options = f"{self.unsaved(container)}{features()},{upper},lowerdir={lower}"
+            linux.mount("overlay", f"{own}/merged", "overlay", 0, options)
         finally:
             os.fchdir(here)
             os.close(here)
         return f"{own}/merged"
 
-    def put_together(self, container: str, target: str, options: str) -> None:
-        """Mount the union; of one that nobody wants when it ends, nothing is saved to the disk."""
-        if os.path.exists(f"{self.places.root}/containers/{container}/fleeting"):
-            # To unmount an overlay is to sync all of the file system below it, unless it is
-            # volatile. Then the kernel mounts it only once, for it may have lost something since:
-            # not here, where all that is written belongs to one run.
-            for name in ("incompat/volatile", "incompat"):
-                with suppress(FileNotFoundError):
-                    os.rmdir(self.places.own(container, f"work/work/{name}"))
-            try:
-                linux.mount("overlay", target, "overlay", 0, f"volatile,{options}")
-                return
-            except OSError as error:
-                if error.errno != errno.EINVAL:  # Linux before 5.10
-                    raise
-        linux.mount("overlay", target, "overlay", 0, options)
+    def unsaved(self, container: str) -> str:
+        """Return how nothing is saved to the disk, where nobody wants it afterwards.
+
+        To unmount an overlay is to sync all of the file system below it, unless it is volatile.
+        """
+        if not self.fleeting or too_old():
+            return ""
+        # The kernel mounts such a one only once, as it may have lost something since: not here,
+        # where all that is written belongs to one run.
+        for name in ("incompat/volatile", "incompat"):
+            with suppress(FileNotFoundError):
+                os.rmdir(self.places.own(container, f"work/work/{name}"))
+        return "volatile,"
 
     def lower(self, container: str) -> list[str]:
         """Return the names of the directories below, from the top down."""
@@ -122,6 +118,12 @@ class Overlay(Layered):
             short = shorten(f"{self.places.layers}/{name}/diff", self.short)
             os.unlink(f"{self.short}/{short}")
         super().discard(name)
+
+
+def too_old() -> bool:
+    """Return whether this kernel knows no volatile overlay: it is before Linux 5.10."""
+    major, minor = os.uname().release.split("-")[0].split(".")[:2]
+    return (int(major), int(minor)) < (5, 10)
 
 
 def features() -> str:

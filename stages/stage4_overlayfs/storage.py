@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     class Driver(Protocol):
         """The seam: what the rest asks of a driver. Layers are listed from the lowest up."""
 
+        fleeting: bool
+        """Whether nothing that a container writes needs to reach the disk."""
+
         def prepare(self, layers: Sequence[Layer]) -> None:
             """Unpack the layers that are not there yet."""
 

@@ -32,6 +32,7 @@ else:
 class Layered:
     """A driver with a directory for each layer; it has to say how to mount them."""
 
+    fleeting = False
     upper, merged = "upper", "merged"
     """What holds the container's changes, and where all is seen together."""
     links = ""
