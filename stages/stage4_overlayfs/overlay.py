@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 
 from stages import linux
-from stages.light import suppress
 from stages.stage4_overlayfs.more.branches import OverlayMarks
 from stages.stage4_overlayfs.more.layered import Layered
-from stages.stage4_overlayfs.more.places import take_away
+from stages.stage4_overlayfs.more.places import remove_tree, take_away
 from stages.stage4_overlayfs.more.short import shorten
 from stages.stage4_overlayfs.whiteouts import OverlayForm, in_user_namespace
 
@@ -72,11 +71,10 @@ class Overlay(Layered):
         """
         if not self.fleeting or too_old():
             return ""
-        # The kernel mounts such a one only once, as it may have lost something since: not here,
-        # where all that is written belongs to one run.
-        for name in ("incompat/volatile", "incompat"):
-            with suppress(FileNotFoundError):
-                os.rmdir(self.places.own(container, f"work/work/{name}"))
+        # The kernel mounts such a one once, and never again while its mark is there, for something
+        # may be lost since: after a kill of the runtime nothing is, unless the machine was off.
+        if os.path.isdir(mark := self.places.own(container, "work/work/incompat")):
+            remove_tree(mark)
         return "volatile,"
 
     def lower(self, container: str) -> list[str]:

@@ -59,7 +59,7 @@ class Stack(stack.Stack):
                 container.add_volumes(self.config)
                 self.record()
             self.state.begin()
-            self.driver.fleeting = container.remove
+            self.driver.fleeting = container.remove and not container.keep
             self.driver.prepare(layers)
             self.root = self.driver.mount(self.id, layers)
         container.identity = identify(self.root, container.user)
