@@ -114,6 +114,9 @@ class Engine:
             "here": os.getcwd(),
             "group": str(_group(canaries.process)),
         }
+        if demo.apart:
+            # A throw-away host's folders have long names.
+            self.places = {**self.places, "outside": canaries.file}
 
     def play(self, step: Step, watch: Watch = lambda growing: None) -> Played:
         """Run a step's command on each side, and have its axes measured."""

@@ -209,9 +209,15 @@ def compared(scene: Scene) -> tuple[list[str], list[str]]:
         for name in differing
     ]
     for engine, one, other in (("Docker", theirs, ours), ("stage 5", ours, theirs)):
-        if more := sorted(set(one["masked"].split()) - set(other["masked"].split())):
+        more = _topmost(set(one["masked"].split()) - set(other["masked"].split()))
+        if more:
             evidence.append(say("living.more_mounts", engine=engine, names=" ".join(more)))
     return evidence, faults
+
+
+def _topmost(paths: set[str]) -> list[str]:
+    """Return those paths that aren't below another of them, sorted."""
+    return sorted(p for p in paths if not any(p.startswith(f"{other}/") for other in paths))
 
 
 def _facts(bench: Bench, pid: int) -> dict[str, str]:
