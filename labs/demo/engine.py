@@ -21,8 +21,8 @@ from labs.demo import ground, judge, living, measure, picture, proof, stack, tre
 from labs.demo.layered import Layered
 from labs.demo.measure import Measured
 from labs.demo.played import NOT_FOUND, Links, Played, Side
-from labs.demo.served import Served
 from labs.demo.script import PLACE, Beside, Demo, Places, Plot, Step, fill
+from labs.demo.served import Served
 from labs.demo.trace import Call, calls
 from labs.errors import CANNOT, FAILED, USAGE, Refused
 from labs.stages import reference

@@ -76,7 +76,11 @@ class Imaged(Runtime):
         """Return the command line; the container is removed when its command ends."""
         options = ["--rm", *self.options, *request.options]
         whole = Request(
-            request.command, request.environment, request.workdir, request.root or self.image, options
+            request.command,
+            request.environment,
+            request.workdir,
+            request.root or self.image,
+            options,
         )
         return self.chosen.argv(whole, bench)
 

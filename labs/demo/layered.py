@@ -38,9 +38,7 @@ class Layered:
 
     def trial(self, options: Sequence[str]) -> Trial:
         """Return the runtime on its bench, on the image."""
-        return Trial(
-            Imaged(self.chosen, self.lab.store, self.lab.plan.image, options), self.bench
-        )
+        return Trial(Imaged(self.chosen, self.lab.store, self.lab.plan.image, options), self.bench)
 
     def play(self, step: Step, places: Places) -> Proved:
         """Play a step. Raises NotStarted, Unsupported, Hindered and OSError."""

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checks import kernel, mounts, visitor
-from checks.beyond import socket_of
 from checks.bench import Bench
+from checks.beyond import socket_of
 from checks.canaries import nonce
 from checks.model import Finding, Verdict
-from checks.trial import PATIENCE, Ended, NotStarted, find
+from checks.trial import Ended, NotStarted, find
 from labs.demo.lab import PAGE, Lab
 from labs.demo.quantity import told
 from labs.texts import say
@@ -196,17 +196,14 @@ def committed(scene: Scene) -> tuple[list[str], list[str]]:
 
 def compared(scene: Scene) -> tuple[list[str], list[str]]:
     """The kernel says the same of both containers, in rights, namespaces and limit."""
-    ours, theirs = (
-        _facts(scene.bench, scene.pid(SERVER, engine)) for engine in ((), scene.peer)
-    )
+    ours, theirs = (_facts(scene.bench, scene.pid(SERVER, engine)) for engine in ((), scene.peer))
     alike = [name for name in ours if ours[name] == theirs[name] and name != "masked"]
     differing = [name for name in ours if name not in alike and name != "masked"]
     evidence = [
         say("living.alike", facts=", ".join(f"{name} {ours[name]}" for name in alike)),
     ]
     faults = [
-        say("living.differs", fact=name, ours=ours[name], theirs=theirs[name])
-        for name in differing
+        say("living.differs", fact=name, ours=ours[name], theirs=theirs[name]) for name in differing
     ]
     for engine, one, other in (("Docker", theirs, ours), ("stage 5", ours, theirs)):
         more = _topmost(set(one["masked"].split()) - set(other["masked"].split()))

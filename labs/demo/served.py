@@ -1,4 +1,4 @@
-"""Steps on containers with a life of their own: scripts on the host start them, and `exec` looks in.
+"""Steps on containers that live on: scripts on the host start them, and `exec` looks inside.
 
 All runs on a throw-away host (`apart`): what a script leaves running ends with that at the latest.
 """
@@ -31,9 +31,7 @@ class Served:
         self.layered = layered
         self._docker: list[str] = []
 
-    def play(
-        self, step: Step, places: Places
-    ) -> tuple[list[Side], Places, dict[str, Finding]]:
+    def play(self, step: Step, places: Places) -> tuple[list[Side], Places, dict[str, Finding]]:
         """Play a step: sides, places, and what was found while its containers lived.
 
         Raises NotStarted, Unsupported, Hindered and OSError.
