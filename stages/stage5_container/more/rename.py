@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def rename(store: Store, operands: Sequence[str], _: Options) -> int:
     """Give a container another name."""
     word, name = operands
-    if not containers.NAME.fullmatch(name):
+    if not containers.is_name(name):
         raise ValueError(f"{name}: say letters, digits and _ . - (two at least)")
     state = find(store, word)
     with containers.alone(store):

@@ -6,11 +6,11 @@ a runtime that was killed, and by `labrun clean`. The caller holds the bridges' 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 
 from stages import netlink
+from stages.light import suppress
 from stages.netlink import Netlink, attribute, number
 from stages.stage2_namespaces.more.bridge import LENGTH, TAG, Lock, hardware_address, hosts
 from stages.stage5_container.more import forwarding, members, networks, nft
@@ -97,7 +97,7 @@ def names_of(container: Wired) -> list[str]:
 
 def unplug(route: Netlink, member: Member) -> None:
     """Take a cable away, rather than leave it to the kernel, which does so when it likes."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         # It may have gone with its namespace, and another may have its name.
         if route.get_link(member.cable)[0] == member.number:
             route.delete_link(member.cable)
@@ -168,7 +168,7 @@ def spread_names(there: Sequence[Member]) -> None:
             if other.bridge in bridges and other.names and other.id != own[0].id
         ]
         # It may have been removed meanwhile, with its container.
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             rewrite(path, lines)
 
 
