@@ -18,7 +18,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -393,19 +393,12 @@ def _furnish(root: Path) -> str:
     lower = f"{UPPERS}/ROOT"
     os.makedirs(lower)
     kernel.mount(str(root), lower, None, kernel.MS_BIND)
-    mounted = [mount.point for mount in mounts.parse(mounts.own())]
-    # What is mounted below would be hidden: then the folder stays the machine's own.
-    throwaway = [
-        folder
-        for folder in filter(os.path.isdir, OVERLAID)
-        if not any(point.startswith(f"{folder}/") for point in mounted)
-    ]
-    for folder in throwaway:
+    for folder in filter(os.path.isdir, OVERLAID):
         _copy_on_write(folder, folder)
     if root != Path("/"):
         _copy_on_write(lower, str(root))
-    # In a /tmp that stayed the machine's own, the folder would outlive the bench.
-    scratch = tempfile.mkdtemp(prefix="bench-", dir="/tmp" if "/tmp" in throwaway else "/run")
+    # Without a /tmp it lies where the bench has a file system of its own, too.
+    scratch = tempfile.mkdtemp(prefix="bench-", dir="/tmp" if os.path.isdir("/tmp") else "/run")
     # An ordinary user's runtime has its store in there; and no canary is out of reach for the
     # folder's sake.
     os.chmod(scratch, 0o755)
@@ -415,8 +408,10 @@ def _furnish(root: Path) -> str:
 def _copy_on_write(lower: str, place: str) -> None:
     """Mount at `place` what is in `lower`; what is written there goes to a folder of the bench's.
 
-    See the kernel's Documentation/filesystems/overlayfs.rst.
+    What is mounted below it is the machine's own, and stays there. See the kernel's
+    Documentation/filesystems/overlayfs.rst: a layer is what is in one file system.
     """
+    below = _topmost(m.point for m in mounts.parse(mounts.own()) if m.point.startswith(f"{lower}/"))
     upper, work = (f"{UPPERS}{place}/{name}" for name in ("upper", "work"))
     os.makedirs(upper)
     os.makedirs(work)
@@ -426,5 +421,23 @@ def _copy_on_write(lower: str, place: str) -> None:
     os.chmod(upper, facts.st_mode & 0o7777)
     # Relative names: a path in the options would have to be escaped.
     os.chdir(f"{UPPERS}{place}")
+    if below:
+        os.mkdir("below")
+        kernel.mount(lower, "below", None, kernel.MS_BIND | kernel.MS_REC)
     kernel.mount("overlay", place, "overlay", 0, f"lowerdir={lower},upperdir=upper,workdir=work")
+    for name in (point.removeprefix(f"{lower}/") for point in below):
+        # It may be gone by now, or out of reach below one that was made later.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            kernel.mount(f"below/{name}", f"{place}/{name}", None, kernel.MS_BIND | kernel.MS_REC)
+    if below:
+        kernel.umount("below")
     os.chdir("/")
+
+
+def _topmost(points: Iterable[str]) -> list[str]:
+    """Return the paths that lie below none of the others."""
+    found: list[str] = []
+    for point in sorted(points):
+        if not any(point.startswith(f"{above}/") for above in found):
+            found.append(point)
+    return found

@@ -171,7 +171,9 @@ def page(screen: Screen, rows: Sequence[Row]) -> list[RenderableType]:
         # The one that may be folded, and so the one that gives way; its text doesn't fold.
         table.add_column(say("top.column_command"))
     for name in ("cpu", "memory", "pids", "disk", "network"):
-        table.add_column(say(f"top.column_{name}"), justify="right", no_wrap=True)
+        # On a narrow screen a rate has its unit below: what names a container is never cut.
+        folds = name in ("disk", "network")
+        table.add_column(say(f"top.column_{name}"), justify="right", no_wrap=not folds)
     for row in rows:
         cells = [
             Text(row.name.removeprefix(gauge.RUN), style="bold"),

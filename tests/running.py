@@ -115,24 +115,40 @@ def machine() -> dict[str, object]:
     }
 
 
-def assert_unchanged(before: dict[str, object]) -> None:
-    """Assert that the machine is as it was before."""
+def assert_unchanged(before: dict[str, object], patience: float = 20) -> None:
+    """Assert that the machine is as it was before.
+
+    Other tests run beside this one, and some kill what they run: what they had left goes, and
+    comes, and is cleared away by them. So what is new is waited for.
+    """
+    until = time.monotonic() + patience
+    while (faults := _differences(before)) and time.monotonic() < until:
+        time.sleep(0.5)
+    assert not faults
+
+
+def _differences(before: dict[str, object]) -> dict[str, object]:
+    """Return what is otherwise on this machine than before, and new among what dead runs left."""
     after = machine()
     left = "left by a dead run"
-    known, now = before[left], after[left]
+    known, now = before.pop(left), after.pop(left)
     assert isinstance(known, list)
     assert isinstance(now, list)
-    # What another test's killed run had left may have been cleared away meanwhile.
-    assert after == before | {left: [path for path in known if path in now]}
+    before[left] = known
+    faults: dict[str, object] = {
+        key: (before[key], value) for key, value in after.items() if value != before[key]
+    }
+    new = [path for path in now if path not in known]
+    return faults | ({left: new} if new else {})
 
 
-def groups() -> set[Path]:
+def groups(mark: str = "labrun-run-") -> set[Path]:
     """Return the control groups of runtimes: on v1 one a hierarchy for each container."""
     tops = [mount for mount in mounts.parse(mounts.own()) if mount.type in ("cgroup", "cgroup2")]
     found = set()
     for top in tops:
         for folder, below, _ in os.walk(top.point):
-            found |= {Path(folder, name) for name in below if name.startswith("labrun-run-")}
+            found |= {Path(folder, name) for name in below if name.startswith(mark)}
     return found
 
 

@@ -28,7 +28,8 @@ SECONDS, SETTLED = 1.8, 0.5
 """How long is measured, and what is left out of it: a bucket of tokens may begin full."""
 ENOUGH = 16 * MIB
 """Bytes that end it at once."""
-TRIES = 3
+TRIES = 6
+"""A machine that stands still for longer than a bucket lasts loses what would have come then."""
 RECEIVED, SENT = 0, 8
 """Where /proc/PID/net/dev has the bytes of a device. See proc_pid_net(5)."""
 NEIGHBOUR_FAILED = {0x00, 0x01, 0x20}

@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -35,6 +36,7 @@ NOT_FOUND = 127
 
 Watch = Callable[[Played], None]
 """Sees a step whose plots still grow."""
+KILLED = 128 + signal.SIGKILL
 TRIES = 3
 """How often a rate is measured that other loads of the machine may have disturbed."""
 
@@ -189,7 +191,7 @@ class Engine:
                     assert free
                     assert bound
                     before, found = judge.judge(free, bound)
-                    if found.verdict is not Verdict.UNKNOWN:
+                    if found.verdict is not Verdict.UNKNOWN and not _took_more(plot, sides):
                         break
                 findings = {step.axis: found}
                 findings |= {axis: observe(axis, self._with(())) for axis in step.also}
@@ -321,6 +323,15 @@ class Engine:
             return ()
         traced = replace(request, options=["--trace"])
         return calls(_run(trial, traced).stderr.decode("utf-8", "replace"))
+
+
+def _took_more(plot: Plot, sides: list[Side]) -> bool:
+    """Return whether the OOM killer took the shell, too, which was to say how its hog ended.
+
+    On a busy machine it may: the hog no longer counts as one to wait for (MMF_OOM_SKIP, see
+    mm/oom_kill.c) a moment before its pages are free, and who asks for one then is the next.
+    """
+    return plot.ends and any(side.ended.status == KILLED for side in sides)
 
 
 def _without(plot: Plot) -> str:

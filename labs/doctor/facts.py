@@ -1,5 +1,6 @@
 """What several rows ask about, read or tried once in the life of a report."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -77,6 +78,18 @@ def install(package: str) -> str:
     return as_root(f"apt-get install {package}")
 
 
+def _leaving_nothing() -> None:
+    """Have what is run now leave nothing on the machine where the doctor is killed.
+
+    It ends with the doctor; and crun, which binds its own program below /tmp while it starts, has
+    no time to undo that then. See mount_namespaces(7).
+    """
+    kernel.die_with_parent()
+    with contextlib.suppress(OSError):
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+
+
 def output(*command: str) -> tuple[int, str]:
     """Return a program's exit status and its first line; -1 where it didn't end in time."""
     try:
@@ -88,8 +101,7 @@ def output(*command: str) -> tuple[int, str]:
             text=True,
             errors="replace",
             timeout=SECONDS,
-            # One that outlives a killed doctor would be something left behind.
-            preexec_fn=kernel.die_with_parent,
+            preexec_fn=_leaving_nothing,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -49,14 +49,25 @@ def create(store: Store, name: str, manifest: str, *, fleeting: bool) -> tuple[s
         try:
             for file, text in (("fleeting", "rm" * fleeting), ("name", name), ("image", manifest)):
                 if text:
-                    # Whole or not at all: verify reads it, whenever we are killed.
-                    with open(f"{folder}/.{file}", "x", encoding="ascii") as written:
-                        written.write(text)
-                    os.rename(f"{folder}/.{file}", f"{folder}/{file}")
+                    put(folder, file, text)
             return identity, occupy(folder)
         except BaseException:
             erase(store, identity)
             raise
+
+
+def put(folder: str, file: str, text: str) -> None:
+    """Write one of a container's files, whole or not at all: others read it, if we are killed."""
+    with open(f"{folder}/.{file}", "x", encoding="ascii") as written:
+        written.write(text)
+    os.rename(f"{folder}/.{file}", f"{folder}/{file}")
+
+
+def forsake(store: Store, identity: str) -> None:
+    """Note that nobody wants a container once its runtime is gone; the caller has it locked."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{store.root}/containers/{identity}/.fleeting")
+    put(f"{store.root}/containers/{identity}", "fleeting", "rm")
 
 
 def occupy(folder: str) -> int:

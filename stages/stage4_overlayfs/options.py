@@ -68,7 +68,7 @@ class Stacked(Limited):
             raise ValueError(f"--storage-driver {self.driver}: choose {', '.join(DRIVERS)}")
         self.read_only = "--read-only" in options
         self.volumes = [volume(text) for text in options.get("--volume", ())]
-        self.volumes += [Volume("", inside("--tmpfs", text)) for text in options.get("--tmpfs", ())]
+        self.volumes += [Volume("", tmpfs(text)) for text in options.get("--tmpfs", ())]
         # What is mounted first must not hide what comes below it.
         self.volumes.sort(key=lambda one: one.target.count("/"))
         self.user: tuple[int, int] | None = None
@@ -106,6 +106,14 @@ def volume(text: str) -> Volume:
     if mode not in ("", "ro", "rw"):
         raise ValueError(f"--volume {text}: {mode} is none of ro, rw")
     return Volume(os.path.abspath(source), inside(f"--volume {text}", target), mode == "ro")
+
+
+def tmpfs(text: str) -> str:
+    """Return where a tmpfs is to be; raise ValueError for Docker's DST:OPTIONS."""
+    target, colon, more = text.partition(":")
+    if colon:
+        raise ValueError(f"--tmpfs {text}: it takes no options: leave {colon}{more} out")
+    return inside(f"--tmpfs {text}", target)
 
 
 def inside(asked: str, target: str) -> str:

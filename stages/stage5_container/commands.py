@@ -36,23 +36,28 @@ def main() -> None:
 
 
 VERBS = {
-    "attach": "start", "commit": "commit", "cp": "cp", "diff": "diff", "exec": "enter",
-    "images": "images", "inspect": "inspect", "kill": "stop", "logs": "logs",
-    "network": "network_verbs",
-    "pause": "freeze", "port": "port", "ps": "ps", "rename": "rename",
-    "restart": "start", "rm": "rm", "rmi": "images", "start": "start", "stats": "stats",
-    "stop": "stop", "system": "system", "top": "top", "unpause": "freeze",
-    "volume": "volume_verbs", "wait": "wait",
+    "attach": "start", "commit": "commit", "container": "system", "cp": "cp", "diff": "diff",
+    "exec": "enter", "images": "images", "inspect": "inspect", "kill": "stop", "logs": "logs",
+    "network": "network_verbs", "pause": "freeze", "port": "port", "ps": "ps",
+    "rename": "rename", "restart": "start", "rm": "rm", "rmi": "images", "start": "start",
+    "stats": "stats", "stop": "stop", "system": "system", "tag": "images", "top": "top",
+    "unpause": "freeze", "volume": "volume_verbs", "wait": "wait",
 }  # fmt: skip
 """In which room of more/ each command is: what isn't asked for isn't loaded either."""
+LONG = ("prune", "--help", "-h")
+"""What there is of `container` alone: all else is said without it, too."""
+SHORT = "Usage: stage5 COMMAND [OPTIONS] [ARG...]"
 STAGE4 = {"image": ["image"], "build": ["build"], "pull": ["image", "pull"],
-          "push": ["image", "push"]}  # fmt: skip
+          "push": ["image", "push"], "history": ["image", "history"]}  # fmt: skip
 
 
 def command(arguments: Sequence[str]) -> int:
     """Do what the arguments ask for; return the exit status that the contract wants."""
     verb, *rest = arguments or [""]
     status: int
+    if verb == "container" and rest and rest[0] not in LONG:
+        # Docker's longer way to say most of it.
+        return command([{"ls": "ps", "list": "ps"}.get(rest[0], rest[0]), *rest[1:]])
     if verb in VERBS:
         module = room(VERBS[verb])
         two = bool(rest) and f"{verb} {rest[0]}" in module.VERBS
@@ -63,11 +68,15 @@ def command(arguments: Sequence[str]) -> int:
         image = import_module("stages.stage4_overlayfs.more.verbs")
         status = image.serve_verb([*STAGE4[verb], *rest])
         return status
-    if verb in ("", "-h", "--help"):
+    if verb in ("", "-h", "--help", "help"):
         return overview(asked=bool(verb))
-    if verb == "create":
-        return serve("stage5", OPTIONS, room("start").create, ["run", *rest], Contained)
+    if verb not in ("run", "create"):
+        note(f"there is no command {verb!r}: `stage5 --help` lists them\n\n{SHORT}")
+        return USAGE
     try:
+        if verb == "create":
+            create = room("start").create
+            return serve("stage5", OPTIONS, create, ["run", *rest], Contained)
         return serve("stage5", OPTIONS, run, arguments, Contained)
     except ValueError as error:
         note(str(error))

@@ -50,18 +50,23 @@ class Door:
         self.socket.setblocking(False)
         monitor.loop.watch(self.socket.fileno(), IN, self.admit)
 
-    def admit(self) -> None:
+    def admit(self) -> bool:
         """Let somebody in. Only root, or the user whose store it is, finds the way here."""
-        with contextlib.suppress(BlockingIOError):
+        try:
             fd, _ = self.socket._accept()  # type: ignore[attr-defined]  # socket.accept() takes another module
-            Visitor(self.monitor, _socket.socket(fileno=fd))
+        except BlockingIOError:
+            return False
+        Visitor(self.monitor, _socket.socket(fileno=fd))
+        return True
 
     def close(self) -> None:
-        """Close it: nobody comes in any more."""
+        """Close it: nobody comes any more, and whoever stands before it comes in."""
         self.monitor.loop.forget(self.socket.fileno())
-        self.socket.close()
         with contextlib.suppress(FileNotFoundError):
             linux.unlink(self.path)
+        while self.admit():
+            pass
+        self.socket.close()
 
 
 class Visitor:
@@ -130,6 +135,12 @@ class Visitor:
         except OSError:
             self.waiting.clear()  # it has gone: we shall hear that, too
             self.length = 0
+
+    def hear_out(self) -> None:
+        """Take what it still says: or the kernel tells it of a reset, and not of the end."""
+        with contextlib.suppress(OSError):
+            while self.socket.recv(PACKET + 1):
+                pass
 
     def heed(self, letter: bytes, more: bytes) -> None:
         """Do what a message asks for."""

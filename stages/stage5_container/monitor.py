@@ -64,6 +64,7 @@ class Monitor(Audience):
     def made(self, group: ControlGroup, plug: Plug) -> None:
         """Take note of what belongs to it, which others will look for."""
         self.facts = {"groups": places(group), "address": plug.address, "link": plug.name}
+        self.facts["ports"] = plug.ports
         self.facts["stop_signal"] = self.container.signal_to_stop()
 
     def begun(self, child: int) -> None:
@@ -114,6 +115,7 @@ class Monitor(Audience):
         self.door.close()
         for visitor in list(self.visitors):
             visitor.tell(b"x%d" % status)
+            visitor.hear_out()
         until = self.now() + PATIENCE
         while any(visitor.waiting for visitor in self.visitors) and self.now() < until:
             self.loop.turn(until - self.now())

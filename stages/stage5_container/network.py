@@ -24,11 +24,13 @@ from stages.stage4_overlayfs.options import Volume
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import ModuleType
     from typing import Self
 
     from stages.stage5_container.more.helper import Helper
     from stages.stage5_container.more.members import Member
+    from stages.stage5_container.more.publish import Port
     from stages.stage5_container.more.seam import Wired
 
 
@@ -42,6 +44,7 @@ class Plug:
         if container.publish and not self.wanted:
             refuse_ports(container.network)
         self.name = self.address = ""
+        self.ports: Sequence[Port] = ()
         self.member: Member | None = None
         self.helper: Helper | None = None
 
@@ -71,6 +74,9 @@ class Plug:
                     route, self.container, namespace, self.helper.ports
                 )
                 self.name, self.address = self.member.cable, self.member.address
+                if os.path.exists(f"{self.container.folder}/networks"):
+                    room("connections").plug_in_all(route, self.container, namespace)
+                self.ports = self.helper.ports
                 self.helper.lead_to(self.address)
                 self.board.settle(route)
         finally:
@@ -85,9 +91,8 @@ class Plug:
         """Take away the cable, the note and the helper, as far as they are there."""
         try:
             with Lock(), Netlink() as route:
-                if self.member:
-                    self.board.unplug(route, self.member)
-                self.board.settle(route)
+                gone = self.member.id if self.member else ""
+                self.board.settle(route, gone)
         finally:
             if self.helper:
                 self.helper.dismiss()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 
 from stages.linux import SIGTERM
 from stages.stage3_cgroups.options import SHARED
 from stages.stage4_overlayfs import options as stage4
 from stages.stage4_overlayfs.containers import NAME
-from stages.stage4_overlayfs.options import Stacked, is_path, store_folder
+from stages.stage4_overlayfs.options import Stacked, is_path, store_folder, volume
 from stages.stage5_container.confine import Rights
 from stages.stage5_container.confine import why as why_not_confined
 from stages.stage5_container.more.causes import why as why_no_network
@@ -67,9 +68,11 @@ class Contained(Stacked):
 
     def __init__(self, operands: Sequence[str], options: Options) -> None:
         """Take the operands and options of `run`; raise Usage or ValueError where they are off."""
+        self.anonymous: list[str] = []  # volumes that nobody has named: they go with it
         self.network = last(options, "--network") or last(options, "--net")
         known = {**options, **earlier(self.network)}
         if "--volume" in options:
+            options = {**options, "--volume": [self.named(text) for text in options["--volume"]]}
             known["--volume"] = [in_store(text) for text in options["--volume"]]
         super().__init__(operands, known)
         self.network = self.network or self.net
@@ -82,6 +85,9 @@ class Contained(Stacked):
         self.detach, self.tty = "--detach" in options, "--tty" in options
         self.interactive, self.init = "--interactive" in options, "--init" in options
         self.publish = list(options.get("--publish", ()))
+        if self.publish:
+            # Before anything is made; and whoever publishes nothing needn't load it.
+            import_module("stages.stage5_container.more.publish").ports(self.publish)
         self.dns = list(options.get("--dns", ()))
         self.hosts = list(options.get("--add-host", ()))
         self.user, self.identity = last(options, "--user"), (0, 0, list[int]())
@@ -115,7 +121,10 @@ class Contained(Stacked):
             kept["--volume"] = [absolute(text) for text in kept["--volume"]]
         root = operands[0]
         first = os.path.abspath(root) if is_path(root) else root
-        return {"operands": [first, *operands[1:]], "options": kept}
+        # The list itself: what the image adds belongs to it, too.
+        return {
+            "operands": [first, *operands[1:]], "options": kept, "anonymous": self.anonymous
+        }  # fmt: skip
 
     def follow(self, config: Mapping[str, Any]) -> None:
         """Take from an image what the command line doesn't say, as Docker does."""
@@ -143,6 +152,23 @@ class Contained(Stacked):
             name, _, value = os.fsencode(text).partition(b"=")
             self.environment[name] = value
         self.environment.update(self.said)
+
+    def add_volumes(self, config: Mapping[str, Any]) -> None:
+        """Have a new volume wherever the image wants one (VOLUME), and nothing else is mounted."""
+        taken = {one.target for one in self.volumes} | {""}
+        for target in config.get("Volumes") or ():
+            if "mnt" in self.namespaces and target.strip("/") not in taken:
+                text = self.named(target)
+                self.volumes.append(volume(in_store(text)))
+                self.saved["options"].setdefault("--volume", []).append(text)
+        self.volumes.sort(key=lambda one: one.target.count("/"))
+
+    def named(self, text: str) -> str:
+        """Return NAME:DST for DST alone: a new volume, which nobody has named."""
+        if not text.startswith("/") or ":" in text:
+            return text
+        self.anonymous.append(os.urandom(32).hex())
+        return f"{self.anonymous[-1]}:{text}"
 
     def why(self, error: OSError) -> str:
         """Return the cause of a failed call of this stage's, and the remedy."""

@@ -62,7 +62,7 @@ def run_once(container: Contained, signals: set[int], monitor: Monitor) -> int:
         with Waiting(child, barrier):
             if "user" in container.namespaces - container.entered:
                 map_ids(child)  # 2
-            with Plug(child, container) as plug:  # 2, and 5: ports, names, more than one bridge
+            with Plug(child, container) as plug:  # 2, and 5: ports, names, bridges
                 if container.net_rate:
                     shape(plug.name, container.net_rate)  # 3
                 etc_files(container, plug.address)  # 5

@@ -10,7 +10,7 @@ from stages.stage4_overlayfs.image import Image
 from stages.stage4_overlayfs.room import make_room
 from stages.stage5_container.confine import identify
 from stages.stage5_container.more.names import new_names
-from stages.stage5_container.more.volumes import fill
+from stages.stage5_container.more.volumes import discard, fill
 from stages.stage5_container.network import etc_files
 from stages.stage5_container.process import home_of
 from stages.stage5_container.state import State, write
@@ -46,17 +46,21 @@ class Stack(stack.Stack):
             else:
                 self.lock = self.occupy()
                 self.id = container.id
+                if container.remove:
+                    # It was made with --rm, and wanted until now: it hadn't run.
+                    containers.forsake(self.store, self.id)
             self.state = State(self.store, self.id)
             container.id, container.folder = self.id, self.state.folder
             container.settle(self.config)
             if new:
+                container.add_volumes(self.config)
                 self.record()
             self.state.begin()
             self.driver.prepare(layers)
             self.root = self.driver.mount(self.id, layers)
         container.identity = identify(self.root, container.user)
         container.environment.setdefault(b"HOME", home_of(self.root, container.identity[0]))
-        fill(container.store, self.root, container.volumes)
+        fill(container.store, self.root, container.volumes, container.anonymous)
         container.volumes += etc_files(container, "")
         self.made = make_room(self.root, container)
 
@@ -73,7 +77,7 @@ class Stack(stack.Stack):
         container = self.container
         for name in [container.name] if container.name else new_names(self.store):
             try:
-                fleeting = container.remove
+                fleeting = container.remove and not container.keep
                 self.id, self.lock = containers.create(
                     self.store, name, manifest, fleeting=fleeting
                 )
@@ -100,6 +104,9 @@ class Stack(stack.Stack):
         # One that was there before stays, also where it could not be started.
         keep |= self.container.keep or (self.known and not self.container.remove)
         super().give_up(keep=keep)
+        if not keep:
+            for name in self.container.anonymous:
+                discard(self.store, name)
 
     def follow(self, image: Image) -> None:
         """Take from the image what the command line doesn't say."""

@@ -37,9 +37,11 @@ KILLED = 128 + linux.SIGKILL
 NEW: Facts = {
     "status": "created", "pid": 0, "birth": 0, "monitor": 0, "monitor_birth": 0, "boot": "",
     "started_at": 0, "finished_at": 0, "exit_code": 0, "error": "", "oom_killed": False,
-    "restarts": 0, "groups": {}, "address": "", "link": "", "stop_signal": 0,
+    "restarts": 0, "groups": {}, "address": "", "link": "", "ports": [], "stop_signal": 0,
 }  # fmt: skip
 """Times are in ns since 1970; births in clock ticks since the boot, as proc(5) has them."""
+NOWHERE: Facts = {"groups": {}, "address": "", "link": "", "ports": []}
+"""What is no longer true of one that has ended."""
 
 
 class State:
@@ -69,7 +71,7 @@ class State:
         if found["status"] in LIVE and not is_alive(found, "monitor"):
             if found["status"] == "starting":
                 return found | {"status": "exited" if found["started_at"] else "created"}
-            found |= {"status": "exited", "exit_code": KILLED, "pid": 0, "groups": {}}
+            found |= {"status": "exited", "exit_code": KILLED, "pid": 0} | NOWHERE
             found["error"] = "its monitor was killed, or the machine switched off"
             found["finished_at"] = found["finished_at"] or found["started_at"]
         return found
@@ -92,7 +94,7 @@ class State:
         """Note how its command ended, and whether it is going to be started again."""
         self.note(
             status="restarting" if again else "exited",
-            pid=0, exit_code=status, finished_at=time.time_ns(), groups={}, address="", **facts,
+            pid=0, exit_code=status, finished_at=time.time_ns(), **NOWHERE, **facts,
         )  # fmt: skip
 
     @property
@@ -158,12 +160,17 @@ def read(path: str) -> Facts:
 
 
 def write(path: str, facts: Facts) -> None:
+    """Write facts into a file, whole or not at all."""
+    write_text(path, json.dumps(facts))
+
+
+def write_text(path: str, text: str) -> None:
     """Write a file, whole or not at all."""
     folder, _, name = path.rpartition("/")
     draft = f"{folder}/.{name}.{os.getpid()}"
     try:
         with open(draft, "w", encoding="ascii") as file:
-            json.dump(facts, file)
+            file.write(text)
         linux.rename(draft, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

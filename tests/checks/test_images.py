@@ -4,7 +4,9 @@ import io
 import json
 import os
 import shlex
+import sys
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +20,8 @@ from checks.peers import runtime
 from checks.probes import observe
 from checks.probes.cow import BALLAST, copy_root, used
 from checks.trial import Trial
-from tests.running import BIN, assert_unchanged, cannot, check, has_fuse, machine, results
+from labs.paths import CHECKOUT
+from tests.running import BIN, assert_unchanged, cannot, check, has_fuse, machine, results, run
 
 STAGE4 = {axis.id for axis in axes().values() if axis.stage == 4}
 COW = {axis for axis in STAGE4 if axis.startswith("cow.")}
@@ -236,6 +239,38 @@ def test_a_copy_of_root_is_noticed_wherever_it_is_on_a_bench(rootfs: Path) -> No
             before = used(bench, [])
             Path(bench.path(folder), "copy").write_bytes(os.urandom(BALLAST))
             assert used(bench, []) - before >= BALLAST, folder
+
+
+MOUNTED = """import sys
+from pathlib import Path
+from checks import kernel
+from checks.bench import Bench
+from checks.probes.cow import used
+rootfs, folder = Path(sys.argv[1]), Path(sys.argv[2])
+kernel.unshare(kernel.CLONE_NEWNS)
+kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+# Two that lie side by side, one inside the other, and one that is hidden below it.
+for name in ("a/hidden", "a", "a-b", "a/inner"):
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    kernel.mount("mine", str(folder / name), "tmpfs")
+    (folder / name / "file").write_text(name)
+with Bench(rootfs) as bench:
+    for name in ("a", "a-b", "a/inner"):
+        print(Path(bench.path(f"{folder}/{name}/file")).read_text())
+    before = used(bench, [])
+    Path(bench.path(f"{folder}/copy")).write_bytes(bytes(1 << 20))
+    print(used(bench, []) - before >= 1 << 20, (folder / "copy").exists())
+"""
+
+
+@pytest.mark.usefixtures("as_root")
+def test_what_is_mounted_below_tmp_stays_there_and_tmp_is_the_bench_s_own(
+    rootfs: Path,
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="lab-mounted-", dir="/tmp") as folder:
+        words = [sys.executable, "-c", MOUNTED, str(rootfs), folder]
+        done = run(words, cwd=CHECKOUT)
+        assert done.stdout.decode().split() == ["a", "a-b", "a/inner", "True", "False"], done.stderr
 
 
 @pytest.mark.usefixtures("as_root")

@@ -19,7 +19,7 @@ from rich.cells import cell_len
 from labs.demo.script import load
 from labs.errors import CANNOT, FAILED, USAGE
 from labs.stages import DEMOS, reference
-from tests.running import LABRUN, ordinary_user, run
+from tests.running import LABRUN, groups, ordinary_user, run
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="cannot: needs root"),
@@ -250,8 +250,7 @@ def test_a_runtime_without_limits_is_failed_by_stage3() -> None:
 
 @pytest.mark.once
 def test_stage3_leaves_no_group_no_disk_and_no_listener(rootfs: Path) -> None:
-    mine = r"labrun-(run|bench)-"
-    before = set(Path("/sys/fs/cgroup").rglob("labrun-*"))
+    before = groups("labrun-")
     process = subprocess.Popen(
         [LABRUN, "stage3", "disk", "network", "--no-input"], stdout=subprocess.PIPE
     )
@@ -260,9 +259,9 @@ def test_stage3_leaves_no_group_no_disk_and_no_listener(rootfs: Path) -> None:
     page = f"/run/labrun/{process.pid}-"
     assert not [path for path in Path("/run/labrun").iterdir() if str(path).startswith(page)]
     # Others may run just now, and end in their time: what nobody will remove stays.
-    left = [path for path in Path("/sys/fs/cgroup").rglob("labrun-*") if re.match(mine, path.name)]
+    left = groups("labrun-run-") | groups("labrun-bench-")
     until = time.monotonic() + 120
-    while still := [path for path in set(left) - before if path.exists()]:
+    while still := [path for path in left - before if path.exists()]:
         assert time.monotonic() < until, still
         time.sleep(0.5)
     assert not list((rootfs / "tmp").iterdir())

@@ -152,6 +152,63 @@ def test_a_daemon_that_runs_is_seen(tmp_path: Path) -> None:
         process.wait()
 
 
+# ---- once more, by itself ------------------------------------------------------------------------
+
+SHAKY = """import os, pathlib, pytest
+HERE = pathlib.Path(__file__).parent
+BESIDE = "PYTEST_XDIST_WORKER" in os.environ
+def test_sound():
+    (HERE / f"sound-{BESIDE}").touch()
+class TestShaky:
+    @pytest.mark.xdist_group("a group")
+    @pytest.mark.parametrize("what", ["plain", "a@b", "[c]"])
+    def test_it_starves_beside_others(self, what):
+        assert not BESIDE
+def test_wrong():
+    assert (HERE / "mended").exists()
+"""
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_what_failed_beside_others_is_run_once_more_by_itself_and_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mended: bool
+) -> None:
+    monkeypatch.setattr(selftest, "CHECKOUT", tmp_path)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/__init__.py").touch()
+    (tmp_path / "tests/test_shaky.py").write_text(SHAKY)
+    if mended:
+        (tmp_path / "mended").touch()
+        (tmp_path / "tests/mended").touch()
+    run = Run(tmp_path)
+    options = ["-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", str(tmp_path)]
+    selftest.pytest(run, "tests", [*options, *selftest.PARALLEL])
+    assert not (tmp_path / "tests/sound-False").exists()
+    shaky = "tests: tests/test_shaky.py::TestShaky::test_it_starves_beside_others"
+    assert run.alone == [f"{shaky}[plain]", f"{shaky}[a@b]", f"{shaky}[[c]]"]
+    assert run.failed == ([] if mended else ["tests"])
+    assert str(run.count) == f"{4 + mended} passed, {1 - mended} failed, 0 skipped"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"def test_{number}(): assert False\n" for number in range(selftest.MANY + 1)),
+        "import nothing_of_that_name\n",
+    ],
+    ids=["many", "it can't be read"],
+)
+def test_what_is_no_accident_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str
+) -> None:
+    monkeypatch.setattr(selftest, "CHECKOUT", tmp_path)
+    (tmp_path / "test_wrong.py").write_text("open('tried', 'a').write('.')\n" + text)
+    run = Run(tmp_path)
+    selftest.pytest(run, "tests", ["-p", "no:cacheprovider", "-c", "/dev/null", "test_wrong.py"])
+    assert (run.alone, run.failed) == ([], ["tests"])
+    assert (tmp_path / "tried").read_text() == "."
+
+
 # ---- a room beside the others -------------------------------------------------------------------
 
 SLOW = """import pathlib, pytest, time

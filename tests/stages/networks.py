@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.running import BIN, run
+from tests.stages.lives import Engine
 
 STAGE5 = str(BIN / "stage5")
 BEYOND, OUTSIDE = "203.0.113.2", "203.0.113.1"
@@ -209,6 +210,22 @@ class Running(Place):
 
     def reads(self, file: str) -> str:
         return Path(f"/proc/{self.pid}/root{file}").read_text(encoding="utf-8")
+
+
+@contextlib.contextmanager
+def on_host(host: Place, folder: Path) -> Iterator[Engine]:
+    """Have `stage5` on a host, with the store in a folder; in the end no container is left."""
+    command = folder / f"stage5-{host.pid}"
+    command.write_text(f'#!/bin/sh\nexec {" ".join(host.argv(STAGE5))} "$@"\n', "ascii")
+    command.chmod(0o755)
+    engine = Engine(str(command), folder / "store")
+    try:
+        yield engine
+    finally:
+        if left := [one.name for one in (engine.store / "containers").iterdir()]:
+            run([str(command), "rm", "-f", *left])
+        command.unlink()
+    assert engine.residue() == []
 
 
 def words(rows: str) -> Sequence[str]:

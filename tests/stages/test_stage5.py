@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from stages.stage4_overlayfs.more.leftovers import leftovers, remove_leftovers
+from stages.stage4_overlayfs.store import Store
 from tests.running import abandoned_groups, assert_unchanged, machine, run
 from tests.stages.faults import calls_before_the_command, check_each_fails_closed
 from tests.stages.lives import (
@@ -605,10 +607,24 @@ def test_ps_filters_and_forms(engine: Engine) -> None:
         assert engine.names("--filter", asked) == names, asked
     assert engine.says("ps", "-q") == first
     assert engine.names("-l") == {"second"}
+    for asked, names in {
+        "before=second": {"first"}, "since=first": {"second"}, "volume=/x": set(),
+        "publish=80": set(), "status=created": set(),
+    }.items():  # fmt: skip
+        assert engine.names("-a", "--filter", asked) == names, asked
     assert "say K=V" in engine.refuses("ps", "--filter", "colour=red")
+    assert "say one of created" in engine.refuses("ps", "--filter", "status=well")
+    assert "no container" in engine.refuses("ps", "--filter", "since=nobody")
     assert "there is no field" in engine.refuses("ps", "--format", "{{.Colour}}")
     head = engine.says("ps").splitlines()[0]
-    assert head.split("   ")[0] == "CONTAINER ID"
+    # Docker's columns, and as wide.
+    assert re.fullmatch(
+        r"CONTAINER ID   IMAGE     COMMAND {14,}CREATED +STATUS +PORTS     NAMES", head
+    )
+    rows = engine.says("ps", "--format", "table {{.Names}}\\t{{.State}}").splitlines()
+    assert [row.split() for row in rows] == [["NAMES", "STATE"], ["first", "running"]]
+    assert "SIZE" in engine.says("ps", "-s").splitlines()[0].split()
+    assert "0B" in engine.says("ps", "--format", "{{.Size}}")
 
 
 def test_logs_keep_streams_apart_and_whole_lines_with_their_times(engine: Engine) -> None:
@@ -652,7 +668,8 @@ def test_old_lines_go_when_there_are_too_many(engine: Engine) -> None:
 def test_top_and_stats_tell_of_its_processes_alone(engine: Engine) -> None:
     engine.begin("busy", "-m", "64m", script="sleep 1000 & while :; do :; done")
     rows = engine.says("top", "busy").splitlines()
-    assert rows[0].split() == ["UID", "PID", "PPID", "STIME", "TIME", "CMD"]
+    assert rows[0].split() == ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
+    assert {row.split()[0] for row in rows[1:]} == {"root"}
     assert {row.split()[1] for row in rows[1:]} >= {str(engine.pid("busy"))}
     assert len(rows) == 3
     row = json.loads(engine.says("stats", "--no-stream", "--format", "json", "busy"))
@@ -678,7 +695,12 @@ def test_inspect_tells_in_dockers_words(engine: Engine, tmp_path: Path) -> None:
     assert "A=b" in config["Env"]
     assert engine.says("inspect", "-f", "{{.State.Status}} {{.Id}}", "known").startswith("running ")
     assert json.loads(engine.says("inspect", "box"))[0]["RepoTags"] == ["box:latest"]
-    assert "no container" in engine.refuses("inspect", "--type", "container", "box")
+    ended = run([engine.command, "inspect", "--type", "container", "box", "known"])
+    assert (ended.returncode, len(json.loads(ended.stdout))) == (125, 1)
+    assert b"no container" in ended.stderr
+    ended = run([engine.command, "inspect", "nobody"])
+    assert (ended.returncode, json.loads(ended.stdout)) == (125, [])
+    assert b"no container and no image" in ended.stderr
 
 
 def test_init_reaps_orphans_hands_signals_on_and_tells_nothing_of_the_host(engine: Engine) -> None:
@@ -716,7 +738,7 @@ def test_system_df_counts_and_prune_removes_what_nobody_needs(engine: Engine) ->
     assert found["Containers"] == ("2", "1")
     assert found["Images"] == ("1", "1")
     said = engine.says("system", "prune", "-f")
-    assert "Total reclaimed space" in said
+    assert re.search("Total reclaimed space: [1-9]", said)
     assert engine.names("-a") == {"alive"}
     assert engine.within("alive", "echo still") == "still"
 
@@ -728,6 +750,11 @@ def test_rm_needs_force_for_one_that_runs(engine: Engine) -> None:
     assert is_there(pid)
     engine.says("rm", "-f", "alive")
     assert not is_there(pid)
+    # As Docker has it: what was to be gone is gone.
+    ended = run([engine.command, "rm", "-f", "alive"])
+    assert (ended.returncode, ended.stdout) == (0, b"")
+    assert b"no container has this name" in ended.stderr
+    assert "no container has this name" in engine.refuses("rm", "alive")
     assert engine.residue() == []
 
 
@@ -736,6 +763,59 @@ def test_a_command_line_that_is_off_gets_usage(engine: Engine, words: tuple[str,
     ended = run([engine.command, *words])
     assert (ended.returncode, ended.stdout) == (2, b"")
     assert b"Usage: stage5" in ended.stderr
+
+
+def test_docker_users_long_ways_are_known(engine: Engine) -> None:
+    engine.says("container", "run", "-d", *QUIET, "--name", "first", "box", "/bin/true")
+    engine.says("container", "wait", "first")
+    assert engine.says("container", "ls", "-a", "--format", "{{.Names}}") == "first"
+    name = engine.known("first")["Id"]
+    begun = engine.begin("second", "-l", "keep")
+    assert engine.says("container", "prune").splitlines()[:2] == ["Deleted Containers:", name]
+    engine.says("stop", "-t", "0", "second")
+    assert engine.names("-a") == {"second"}
+    assert begun in engine.says("container", "prune", "--filter", "label=keep")
+    engine.says("tag", "box", "crate:2")
+    assert "crate" in engine.says("images", "--format", "{{.Repository}}")
+    assert "imported" in engine.says("history", "crate:2")
+    engine.says("rmi", "crate:2")
+    assert (
+        "there is no command 'frob'" in run([engine.command, "container", "frob"]).stderr.decode()
+    )
+
+
+def test_create_with_rm_is_wanted_until_it_has_run(engine: Engine) -> None:
+    engine.says("create", "--rm", *QUIET, "--name", "later", "box", "/bin/echo", "ran")
+    # Whoever tidies up behind killed runtimes leaves it alone.
+    assert leftovers(Store(str(engine.store))) == []
+    assert remove_leftovers(Store(str(engine.store))) == []
+    assert engine.names("-a") == {"later"}
+    assert engine.says("start", "-a", "later") == "ran"
+    eventually(lambda: engine.names("-a"), lambda names: not names)
+    assert "letters, digits" in engine.refuses("create", "--name", "x", "box", "/bin/true")
+
+
+def test_what_waits_for_the_last_moment_hears_of_the_end(engine: Engine) -> None:
+    engine.begin("brief", script="exit 6")
+    waiting = [
+        subprocess.Popen([engine.command, "wait", "brief"], stdout=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    assert {one.communicate(timeout=60)[0] for one in waiting} == {b"6\n"}
+
+
+def test_those_that_do_not_listen_are_killed_side_by_side(engine: Engine) -> None:
+    names = [f"deaf{number}" for number in range(4)]
+    for name in names:
+        engine.begin(name, script="trap '' TERM; echo up; while :; do sleep 0.05; done")
+    for name in names:
+        engine.until_it_says(name, "up")
+    engine.says("stop", "-t", "2", *names)
+    ends = [engine.known(name)["State"]["FinishedAt"] for name in names]
+    moments = sorted(float(end[17:29]) for end in ends)
+    # One after the other they would be 2 s apart; a minute may have ended between them.
+    assert moments[-1] - moments[0] < 2 or moments[-1] - moments[0] > 50
+    assert {engine.known(name)["State"]["ExitCode"] for name in names} == {KILLED}
 
 
 def test_letters_can_be_said_together_and_options_behind_operands(engine: Engine) -> None:

@@ -94,6 +94,98 @@ def test_some_free_port_is_found_where_none_is_said(net: Internet, rootfs: Path)
         [[_, _, outside, inside]] = note[7]
         assert (inside, outside > 1023) == (80, True)
         assert net.beyond.asks(OUTSIDE, outside).startswith("web ")
+        # All who are asked say which one it is.
+        name = one.folder.name
+        assert net.stage5("port", name, "80").stdout == b"0.0.0.0:%d\n" % outside
+        assert net.stage5("port", name).stdout == b"80/tcp -> 0.0.0.0:%d\n" % outside
+        line = ("ps", "--filter", f"publish={outside}", "--format", "{{.Ports}}")
+        assert net.stage5(*line).stdout == b"0.0.0.0:%d->80/tcp\n" % outside
+        known = json.loads(net.stage5("inspect", name).stdout)[0]
+        door = {"HostIp": "0.0.0.0", "HostPort": str(outside)}
+        assert known["NetworkSettings"]["Ports"] == {"80/tcp": [door]}
+        assert known["HostConfig"]["PortBindings"] == {"80/tcp": [{"HostIp": "", "HostPort": ""}]}
+
+
+def test_one_that_does_not_run_has_no_ports_and_a_bad_one_is_refused_at_once(
+    net: Internet, rootfs: Path
+) -> None:
+    line = ("create", "-p", "80", "--name", "later", str(rootfs), "/bin/true")
+    assert net.stage5(*line).returncode == 0
+    assert net.stage5("ps", "-a", "--format", "{{.Ports}}").stdout == b"\n"
+    assert net.stage5("rm", "later").returncode == 0
+    ended = net.stage5("create", "--network", "none", "-p", "x", str(rootfs), "/bin/true")
+    assert (ended.returncode, b"--publish x: a port is a number" in ended.stderr) == (125, True)
+
+
+def test_a_container_can_be_in_more_than_one_network(net: Internet, rootfs: Path) -> None:
+    def said(*words: str) -> str:
+        ended = net.stage5(*words)
+        assert (ended.returncode, ended.stderr) == (0, b""), ended
+        return ended.stdout.decode().strip()
+
+    def refused(*words: str) -> str:
+        ended = net.stage5(*words)
+        assert (ended.returncode, len(ended.stderr.splitlines())) == (125, 1), ended
+        return ended.stderr.decode()
+
+    for name in ("front", "back"):
+        said("network", "create", name)
+    with (
+        net.container(rootfs, "--network", "front", "-p", "8080:80", name="web") as web,
+        net.container(rootfs, "--network", "back", name="data") as data,
+        web.serving(80, "web"),
+        data.serving(81, "data"),
+    ):
+        assert web.asks(data.address, 81, patience=1).startswith("! ")
+        said("network", "connect", "--alias", "shop", "back", "web")
+        where = json.loads(said("inspect", "web"))[0]["NetworkSettings"]["Networks"]
+        inner = where["back"]["IPAddress"]
+        assert where == {"front": {"IPAddress": web.address}, "back": {"IPAddress": inner}}
+        # Both ways, by the network that they share; and each knows the other's names there.
+        assert web.asks(data.address, 81) == f"data {inner} word"
+        assert data.asks(inner, 80) == f"web {data.address} word"
+        row = f"{inner} web {web.folder.name} shop"
+        assert row in words(data.reads("/etc/hosts"))
+        assert f"{data.address} data {data.folder.name}" in words(web.reads("/etc/hosts"))
+        # Its own network, its way out and its doors are what they were.
+        assert f"{web.address} {web.folder.name}" in words(web.reads("/etc/hosts"))
+        assert net.beyond.asks(OUTSIDE, 8080).startswith("web ")
+        assert "already" in refused("network", "connect", "back", "web")
+        assert "still in use by" in refused("network", "rm", "back")
+        said("network", "disconnect", "back", "web")
+        assert web.asks(data.address, 81, patience=1).startswith("! ")
+        assert "web" not in data.reads("/etc/hosts")
+        assert "it is not in" in refused("network", "disconnect", "back", "web")
+        assert "it was made with" in refused("network", "disconnect", "front", "web")
+        # Again, and then all of it goes with it, as with one that is killed.
+        said("network", "connect", "back", "web")
+        web.process.kill()
+        web.process.wait()
+    net.stage5("rm", "-f", "web")
+    # One that doesn't run is put in when it is started.
+    line = ("create", "--network", "front", "--name", "later", str(rootfs))
+    said(*line, "/bin/sh", "-c", "ifconfig eth1; route -n; cat /etc/hosts")
+    assert json.loads(said("inspect", "later"))[0]["State"]["Status"] == "created"
+    said("network", "connect", "--ip", f"{data.address.rpartition('.')[0]}.77", "back", "later")
+    shown = said("start", "-a", "later")
+    assert f"inet addr:{data.address.rpartition('.')[0]}.77" in shown
+    assert shown.count("0.0.0.0         ") >= 1
+    said("rm", "later")
+    said("create", "--network", "none", "--name", "alone", str(rootfs), "/bin/true")
+    assert "it has no other network" in refused("network", "connect", "back", "alone")
+    said("rm", "alone")
+    said("network", "rm", "front", "back")
+
+
+def test_networks_that_nobody_is_in_are_pruned(net: Internet, rootfs: Path) -> None:
+    for name in ("busy", "idle"):
+        assert net.stage5("network", "create", name).returncode == 0
+    with net.container(rootfs, "--network", "busy"):
+        assert net.stage5("network", "prune", "-f").stdout == b"Deleted Networks:\nidle\n\n"
+    listed = ("network", "ls", "-q", "--filter", "type=custom")
+    assert len(net.stage5(*listed).stdout.split()) == 1
+    assert net.stage5("network", "rm", "-f", "busy", "nobodys").stdout == b"busy\n"
+    assert net.stage5(*listed).stdout == b""
 
 
 FLOOD = r"""

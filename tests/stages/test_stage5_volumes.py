@@ -72,6 +72,58 @@ def test_a_volume_that_a_container_has_stays(ask: Ask, rootfs: Path) -> None:
     assert ask("volume", "rm", "notes").returncode == 0
 
 
+def test_one_that_nobody_has_named_goes_with_its_container(ask: Ask, rootfs: Path) -> None:
+    def names() -> list[str]:
+        return ask("volume", "ls", "-q").stdout.decode().split()
+
+    assert inside(ask, rootfs, "echo gone > /data/x; cat /data/x", "-v", "/data") == "gone"
+    assert names() == []
+    line = ("run", "--network", "none", "-v", "/data", "-v", "kept:/kept", "--name", "holder")
+    script = "echo new >> /data/x; cat /data/x"
+    assert ask(*line, str(rootfs), "/bin/sh", "-c", script).stdout == b"new\n"
+    # It is the same one, when the container is started again.
+    assert ask("start", "-a", "holder").stdout == b"new\nnew\n"
+    [mount] = [
+        one
+        for one in json.loads(ask("inspect", "holder").stdout)[0]["Mounts"]
+        if one["Destination"] == "/data"
+    ]
+    assert (mount["Type"], sorted(names())) == ("volume", sorted([mount["Name"], "kept"]))
+    assert len(mount["Name"]) == 64
+    # Who needs it keeps it; `rm` alone leaves it, and then `prune` takes it, and none with a name.
+    assert ask("volume", "prune").stdout == b"Total reclaimed space: 0B\n"
+    assert ask("rm", "holder").returncode == 0
+    assert mount["Name"] in ask("volume", "prune").stdout.decode()
+    assert names() == ["kept"]
+    assert ask(*line, str(rootfs), "/bin/true").returncode == 0
+    assert len(names()) == 2
+    assert ask("rm", "-v", "holder").returncode == 0
+    assert names() == ["kept"]
+    assert "kept" in ask("volume", "prune", "-a").stdout.decode()
+    assert names() == []
+
+
+def test_an_image_gets_a_volume_where_it_wants_one(ask: Ask, rootfs: Path, tmp_path: Path) -> None:
+    assert ask("image", "import", str(rootfs), "base").returncode == 0
+    (tmp_path / "Dockerfile").write_text(
+        "FROM base\nRUN mkdir -p /data && echo from the image >/data/x\nVOLUME /data\n", "ascii"
+    )
+    assert ask("build", "-t", "box", str(tmp_path)).returncode == 0
+    line = ("run", "--network", "none")
+    ended = ask(*line, "--rm", "box", "/bin/cat", "/data/x", "/proc/mounts")
+    assert (ended.returncode, b"from the image" in ended.stdout) == (0, True)
+    assert b" /data " in ended.stdout
+    assert ask("volume", "ls", "-q").stdout == b""
+    # Where something else is mounted there, there is no other.
+    assert ask(*line, "-v", "named:/data", "--name", "one", "box", "/bin/true").returncode == 0
+    assert ask("volume", "ls", "-q").stdout == b"named\n"
+    assert ask(*line, "--tmpfs", "/data", "--name", "two", "box", "/bin/true").returncode == 0
+    assert ask("volume", "ls", "-q").stdout == b"named\n"
+    assert ask("rm", "-v", "one", "two").returncode == 0
+    assert ask("volume", "ls", "-q").stdout == b"named\n"
+    assert ask("volume", "rm", "-f", "named", "nobodys").stdout == b"named\n"
+
+
 @pytest.mark.parametrize("name", ["..", "a/b", ".hidden", "x", "", "a b", "a" * 256])
 def test_a_name_that_leads_elsewhere_is_refused(ask: Ask, tmp_path: Path, name: str) -> None:
     for verb in ("create", "rm", "inspect"):

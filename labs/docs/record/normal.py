@@ -7,7 +7,7 @@ devices, where this checkout lies, the kernel's release. What was measured is ne
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -30,11 +30,13 @@ KERNEL = "6.12.0"
 MACHINE = {
     r"(?m)^\d+(?=\nMemTotal:)": "2",
     r"(?m)^MemTotal: +\d+ kB\n\d+$": "MemTotal:        2030120 kB\n4",
+    r"\b\d+(?= instructions\b)": "1252",
     r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b": (
         "0f4c1d2e-5b6a-4798-8a1b-c2d3e4f50617"
     ),
 }
-"""A machine's CPUs, memory, disks, and the number of its start."""
+"""A machine's CPUs, memory, disks, the length of a filter that its libseccomp makes, and the number
+of its start."""
 PORT = "40917"
 """A port that was free."""
 NONCE = re.compile(r"\b(labrun|canary|secret|name|domain)-([0-9a-f]{12})\b")
@@ -47,7 +49,7 @@ LISTED = re.compile(r"^( *\d+)(?= (?:root|init|python|\{|/))", re.MULTILINE)
 """A process in the output of `ps`."""
 TRACED = re.compile(r"(?m)(^\[|fork\(\) = |clone3\(.*\) = |getppid\(\) = |P_PID, )(\d+)\b")
 GROUP = re.compile(
-    r"(/sys/fs/cgroup(?:/(?:cpu|cpuacct|cpu,cpuacct|cpuset|memory|pids|blkio|freezer|unified)\b)?)"
+    r"(/sys/fs/cgroup(?:/(?:cpu|cpuacct|cpu,cpuacct|cpuset|memory|pids|blkio|freezer|devices|unified)\b)?)"
     r"(?:/[^/\s\"]+)*?/labrun-run-[0-9a-f]{8}"
 )
 """A container's group, below wherever this program was put."""
@@ -60,8 +62,19 @@ NEW = {
         r"unshare\(|(mknod|rename|chdir|mount|umount2)\(\"/[^\"]"
         r"|mount\(\"overlay\"|clone3\(|pivot_root\(|execve\(|P_PID"
     ),
+    "stage5": re.compile(
+        r"rename\(\"\S*state\.json|bind\(|signalfd\(|nft|clone3\(|pivot_root\(|setsid\(|keyctl\("
+        r"|PR_SET_SECCOMP|setresuid\(|capset\(|execve\(|umount2\(\"/"
+        r"|(?P<once>write\(\"\S*devices\.\w+|bpf\(|mount\(\"tmpfs\", \"/proc|mount\(\"/proc/self/fd"
+        r"|mount_setattr\(|PR_CAPBSET_DROP)"
+    ),
 }
-"""The calls that a stage makes and the one before doesn't, and what they stand between."""
+"""The calls that a stage makes and the one before doesn't, and what they stand between; of those
+that come many times in a row the first."""
+WAITS = {"stage5": re.compile(r"write\(\d+, \"10\.88\.")}
+"""The last call before a runtime waits for its child, where it doesn't say that it waits."""
+STATE = re.compile(r"(?<=state\.json\.)\d+\b")
+"""A draft of what is noted of a container: its writer's pid is in its name."""
 DIGEST = re.compile(r"\b([0-9a-f]{64})\b|(?<=sha256:)([0-9a-f]{12})(?![0-9a-f])")
 """The digest of a blob, or how it begins: on every machine it is of other files."""
 LOWER = re.compile(r"(?<=lowerdir=)[0-9a-f]{6,}(?::[0-9a-f]{6,})*")
@@ -151,11 +164,15 @@ class Normal:
         child = [line for line in lines if not line.startswith(runtime)]
         # Whoever stands by to tidy up was there before; the container's child is pid 1 to itself.
         child.sort(key=lambda line: line.startswith("[1]"))
-        waits = next(n for n, line in enumerate(parent) if "sigwaitinfo()" in line)
+        if last := WAITS.get(self.stage):
+            waits = max(n for n, line in enumerate(parent) if last.search(line)) + 1
+        else:
+            waits = next(n for n, line in enumerate(parent) if "sigwaitinfo()" in line)
         ordered = [*parent[:waits], *child, *parent[waits:]]
         if new := NEW.get(self.stage):
             # Twice as many lines as before; those that the stage before has say nothing new.
-            ordered = [line for line in ordered if new.search(line)]
+            ordered = _first_of_many(new, ordered)
+        ordered = [STATE.sub(lambda m: self.pid(m[0]), line) for line in ordered]
         return TRACED.sub(lambda m: m[1] + self.pid(m[2]), "\n".join([*ordered, ""]))
 
     def digest(self, found: str) -> str:
@@ -234,6 +251,19 @@ class Normal:
             upper=self(found.upper),
             lower=[*map(self, found.lower)],
         )
+
+
+def _first_of_many(wanted: re.Pattern[str], lines: Iterable[str]) -> list[str]:
+    """Return the lines with what is wanted; of what is wanted `once` only the first."""
+    kept: list[str] = []
+    seen: set[str] = set()
+    for line in lines:
+        if found := wanted.search(line):
+            once = found.groupdict().get("once") or ""
+            if once not in seen:
+                kept.append(line)
+            seen |= {once} - {""}
+    return kept
 
 
 def _hex(word: str, length: int) -> str:

@@ -29,9 +29,19 @@ from labs.texts import say
 
 COLUMNS, LINES = 80, 24
 """The terminal that a page shows a picture of."""
-PICTURED = {"stage1": "ip-route", "stage2": "net", "stage3": "cpu", "stage4": "delete"}
+PICTURED = {
+    "stage1": "ip-route",
+    "stage2": "net",
+    "stage3": "cpu",
+    "stage4": "delete",
+    "stage5": "root",
+}
 """Each stage's most telling step."""
-TRACED = {"stage3": "--memory 64m --cpus 0.5 --pids-limit 64 --net-rate 8mbit", "stage4": "--rm"}
+TRACED = {
+    "stage3": "--memory 64m --cpus 0.5 --pids-limit 64 --net-rate 8mbit",
+    "stage4": "--rm",
+    "stage5": "--rm -p 8080:80",
+}
 """The options with which a stage's run is traced, where it takes any to show what is new."""
 CHECKED = "check.json"
 """How a stage's checks ended, for the languages after the first; it is no part of the pages."""

@@ -7,7 +7,7 @@ from stages.stage4_overlayfs.more.commit import commit as commit_image
 from stages.stage5_container.more.freeze import frozen, set_frozen
 from stages.stage5_container.more.lookup import find
 from stages.stage5_container.more.rm import own_mounts
-from stages.stage5_container.more.verb import Verb, say
+from stages.stage5_container.more.verb import Verb, last, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def commit(store: Store, operands: Sequence[str], options: Options) -> int:
         set_frozen(facts, True)
     try:
         name, changes = operands[1] if operands[1:] else "", options.get("--change", ())
-        say(commit_image(store, driver, state.id, name, changes).digest)
+        notes = {"author": last(options, "--author"), "comment": last(options, "--message")}
+        say(commit_image(store, driver, state.id, name, changes, notes=notes).digest)
     finally:
         if pause:
             set_frozen(facts, False)
@@ -40,6 +41,8 @@ def commit(store: Store, operands: Sequence[str], options: Options) -> int:
 VERBS = {
     "commit": Verb(
         "CONTAINER [NAME]", 1, 2, "make an image of it",
-        [("-c", "--change", "LINE", 'an instruction for it: CMD ["/bin/sh"]')], commit,
+        [("-c", "--change", "LINE", 'an instruction for it: CMD ["/bin/sh"]'),
+         ("-m", "--message", "TEXT", "a comment on it"), ("-a", "--author", "NAME", "whose it is")],
+        commit,
     ),
 }  # fmt: skip

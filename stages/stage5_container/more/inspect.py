@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import os
+from importlib import import_module
 
 from stages.stage4_overlayfs.image import Image
 from stages.stage4_overlayfs.more.history import inspect as inspect_image
 from stages.stage5_container.more.lookup import find, made_again
-from stages.stage5_container.more.ps import network_of, port_of, state_of
-from stages.stage5_container.more.verb import MANY, Verb, formatted, last, rfc3339, say
+from stages.stage5_container.more.ps import network_of, ports_of, state_of
+from stages.stage5_container.more.publish import ANY, ports
+from stages.stage5_container.more.verb import AS_WORDS, MANY, Verb, inspect_each, last, rfc3339
 from stages.stage5_container.stack import config_of
 
 TYPE_CHECKING = False
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from stages.stage4_overlayfs.options import Volume
     from stages.stage4_overlayfs.store import Store
     from stages.stage5_container.more.verb import Options
     from stages.stage5_container.options import Contained
@@ -24,13 +27,8 @@ if TYPE_CHECKING:
 
 def inspect(store: Store, operands: Sequence[str], options: Options) -> int:
     """Show what containers and images are."""
-    found = [one(store, word, last(options, "--type")) for word in operands]
-    if form := last(options, "--format"):
-        for row in found:
-            say(formatted(row, form))
-    else:
-        say(json.dumps(found, indent=4))
-    return 0
+    kind = last(options, "--type")
+    return inspect_each(operands, lambda word: one(store, word, kind), options)
 
 
 def one(store: Store, word: str, kind: str) -> dict[str, Any]:
@@ -41,7 +39,13 @@ def one(store: Store, word: str, kind: str) -> dict[str, Any]:
     except FileNotFoundError:
         if kind == "container":
             raise
-    digest = store.resolve(word)
+    try:
+        digest = store.resolve(word)
+    except FileNotFoundError as error:
+        if kind == "image":
+            raise
+        why = "no container and no image has this name or ID: `ps -a` and `images` list them"
+        raise FileNotFoundError(error.errno, why, word) from None
     names = [name for name, leads in store.names().items() if leads == digest]
     return inspect_image(Image(store, digest), names)
 
@@ -80,15 +84,7 @@ def told(state: State) -> dict[str, Any]:
         "MonitorPid": facts["monitor"],
         "Cgroups": facts["groups"],
         "HostConfig": host_config(container),
-        "Mounts": [
-            {
-                "Type": "bind" if one.source else "tmpfs",
-                "Source": one.source,
-                "Destination": f"/{one.target}",
-                "RW": not one.read_only,
-            }
-            for one in container.volumes
-        ],
+        "Mounts": [mount(one, f"{state.store.root}/volumes/") for one in container.volumes],
         "Config": {
             "Hostname": container.hostname,
             "User": container.user,
@@ -109,6 +105,15 @@ def told(state: State) -> dict[str, Any]:
     }
 
 
+def mount(one: Volume, volumes: str) -> dict[str, Any]:
+    """Return what is mounted, and where: a directory of the host's, a volume, or a tmpfs."""
+    where = {"Source": one.source, "Destination": f"/{one.target}", "RW": not one.read_only}
+    if one.source.startswith(volumes):
+        name = one.source.removeprefix(volumes).partition("/")[0]
+        return {"Type": "volume", "Name": name, "Driver": "local", **where}
+    return {"Type": "bind" if one.source else "tmpfs", **where}
+
+
 def host_config(container: Contained) -> dict[str, Any]:
     """Return what it was given of the host's."""
     limits = container.limits
@@ -118,7 +123,8 @@ def host_config(container: Contained) -> dict[str, Any]:
             for one in container.volumes
             if one.source
         ],
-        "NetworkMode": container.network,
+        "NetworkMode": container.network or "bridge",
+        "PortBindings": bindings(container),
         "RestartPolicy": {"Name": container.restart, "MaximumRetryCount": container.tries},
         "AutoRemove": container.remove,
         "CapAdd": container.cap_add,
@@ -136,18 +142,30 @@ def host_config(container: Contained) -> dict[str, Any]:
     }
 
 
+def bindings(container: Contained) -> dict[str, list[dict[str, str]]]:
+    """Return which ports were to lead to it: "" for any address, any port."""
+    asked: dict[str, list[dict[str, str]]] = {}
+    for port in ports(container.publish):
+        where = {"HostIp": port.address.replace(ANY, ""), "HostPort": str(port.outside or "")}
+        asked.setdefault(f"{port.inside}/{port.protocol}", []).append(where)
+    return asked
+
+
 def network(state: State, facts: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """Return where it can be reached."""
-    ports: dict[str, list[dict[str, str]]] = {}
-    for text in options.get("--publish", ()):
-        outer, _, inner = port_of(text).partition("->")
+    open_: dict[str, list[dict[str, str]]] = {}
+    for outer, inner in ports_of(facts):
         address, _, port = outer.rpartition(":")
-        ports.setdefault(inner, []).append({"HostIp": address, "HostPort": port})
-    name, address = network_of(options), facts["address"]
+        open_.setdefault(inner, []).append({"HostIp": address, "HostPort": port})
+    where = {network_of(options): facts["address"]}
+    if os.path.exists(f"{state.folder}/networks"):
+        where |= import_module("stages.stage5_container.more.connections").seats(
+            state.id, state.folder
+        )
     return {
-        "IPAddress": address,
-        "Ports": ports,
-        "Networks": {name: {"IPAddress": address}},
+        "IPAddress": facts["address"],
+        "Ports": open_,
+        "Networks": {name: {"IPAddress": address} for name, address in where.items()},
         "SandboxKey": f"/proc/{facts['pid']}/ns/net" if facts["pid"] else "",
     }
 
@@ -155,7 +173,6 @@ def network(state: State, facts: dict[str, Any], options: dict[str, Any]) -> dic
 VERBS = {
     "inspect": Verb(
         "NAME...", 1, MANY, "all that is known of containers and images",
-        [("-f", "--format", "FORMAT", "json, or words with {{.Field.Field}} in them"),
-         ("", "--type", "TYPE", "container or image")], inspect,
+        [AS_WORDS, ("", "--type", "TYPE", "container or image")], inspect,
     ),
 }  # fmt: skip

@@ -36,6 +36,7 @@ def made_again(state: State) -> Contained:
     """Return the container as it was asked for, to be started again."""
     saved = state.config()
     container = Contained(saved["operands"], saved["options"])
+    container.saved["anonymous"] = container.anonymous = saved.get("anonymous", [])
     container.id, container.folder, container.name = state.id, state.folder, state.name
     container.store = state.store.root
     try:

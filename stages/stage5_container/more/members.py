@@ -51,6 +51,9 @@ class Member(NamedTuple):
     """The file that is its /etc/hosts."""
     lines: list[str]
     """What stands there of itself."""
+    link: str
+    """What the cable's other end is called, inside: eth0, and more where `connect` has added some.
+    """
 
 
 def folder() -> str:

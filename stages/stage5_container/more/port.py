@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from stages.stage5_container.more.lookup import find, running
-from stages.stage5_container.more.ps import port_of
+from stages.stage5_container.more.ps import ports_of
 from stages.stage5_container.more.verb import Verb, say
 
 TYPE_CHECKING = False
@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 def port(store: Store, operands: Sequence[str], _options: Options) -> int:
     """List its published ports; or say where one of its own is outside."""
     state = find(store, operands[0])
-    running(state)
+    facts = running(state)
     asked = operands[1] if operands[1:] else ""
     found = False
-    for text in state.config()["options"].get("--publish", ()):
-        outer, _, inner = port_of(text).partition("->")
+    for outer, inner in ports_of(facts):
         if not asked:
             say(f"{inner} -> {outer}")
         elif inner == (asked if "/" in asked else f"{asked}/tcp"):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 
 from stages.linux import SIGKILL
 from stages.stage4_overlayfs import containers
 from stages.stage4_overlayfs.more.aside import step_aside
 from stages.stage4_overlayfs.options import Stacked
 from stages.stage5_container.more.lookup import find, wait_for_end
-from stages.stage5_container.more.stop import PATIENCE, ask, end
+from stages.stage5_container.more.stop import PATIENCE, hurry, known, see_end
 from stages.stage5_container.more.verb import MANY, Verb, each
-from stages.stage5_container.state import LIVE
+from stages.stage5_container.more.volumes import discard
+from stages.stage5_container.state import LIVE, read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,28 +20,47 @@ if TYPE_CHECKING:
 
     from stages.stage4_overlayfs.store import Store
     from stages.stage5_container.more.verb import Options
+    from stages.stage5_container.state import State
 
 
 def rm(store: Store, operands: Sequence[str], options: Options) -> int:
     """Remove containers; with --force those, too, that run."""
     own_mounts()
-
-    if "--force" in options:
-        # All at once, so that none waits for another's end.
-        for word in operands:
-            with contextlib.suppress(OSError):  # it is said below
-                ask(find(store, word), SIGKILL)
+    force = "--force" in options
+    going = hurry(store, operands, 0, SIGKILL) if force else {}
 
     def away(word: str) -> None:
-        state = find(store, word)
-        if "--force" in options:
-            end(state, grace=0)
+        state, facts = going.get(word) or known(store, word)
+        if word in going:
+            see_end(state, facts)
+            if not os.path.isdir(state.folder):
+                return  # with --rm its monitor has removed it
         facts = state.facts()
         if facts["status"] not in LIVE:
             wait_for_end(facts, PATIENCE)
-        containers.remove(store, state.id)
+        remove(state, volumes="--volumes" in options)
 
-    return each(operands, away)
+    status = each(operands, away)
+    # As Docker has it: what was to be gone is gone, whoever has removed it.
+    return 0 if force and all(is_gone(store, word) for word in operands) else status
+
+
+def is_gone(store: Store, word: str) -> bool:
+    """Return whether there is no container that is called so."""
+    try:
+        return not find(store, word)
+    except FileNotFoundError:
+        return True
+
+
+def remove(state: State, *, volumes: bool = False) -> None:
+    """Remove a container that doesn't run; with `volumes` those, too, that nobody has named."""
+    # One of stage 4's, or half made, has no config, and no volumes.
+    asked = read(f"{state.folder}/config.json")
+    unwanted = asked.get("anonymous", ()) if volumes or "--rm" in asked.get("options", ()) else ()
+    containers.remove(state.store, state.id)
+    for name in unwanted:
+        discard(state.store, name)
 
 
 def own_mounts() -> None:
@@ -54,6 +74,6 @@ VERBS = {
     "rm": Verb(
         "CONTAINER...", 1, MANY, "remove containers",
         [("-f", "--force", "", "also those that run: they are killed"),
-         ("-v", "--volumes", "", "nothing: volumes have names here, and stay")], rm,
+         ("-v", "--volumes", "", "and its volumes that nobody has named")], rm,
     ),
 }  # fmt: skip

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
     from stages.stage4_overlayfs.store import Store
     from stages.stage5_container.more.verb import Options
-    from stages.stage5_container.state import State
+    from stages.stage5_container.state import Facts, State
 
 ENDS = {SIGTERM, SIGINT, SIGQUIT, SIGKILL}
-PATIENCE = 20.0
-"""Seconds that it may take to tidy up behind a command that was killed."""
+PATIENCE = 60.0
+"""Seconds that it may take to tidy up behind a command that was killed: many may be at it."""
+AGAIN = 0.5
+"""Seconds after which it is killed once more."""
 
 
 def stop(store: Store, operands: Sequence[str], options: Options) -> int:
@@ -31,26 +33,55 @@ def stop(store: Store, operands: Sequence[str], options: Options) -> int:
     text, grace = last(options, "--signal"), last(options, "--time")
     signum = signal_number(text) if text else 0
     seconds = whole("--time", grace) if grace else None
-    # All at once, so that none waits for another's end.
-    asked = time.monotonic()
-    for word in operands:
-        with contextlib.suppress(OSError):  # it is said below
-            ask(find(store, word), signum)
-    return each(operands, lambda word: see_end(find(store, word), seconds, asked))
+    going = hurry(store, operands, seconds, signum)
+    return each(operands, lambda word: see_end(*going.get(word) or known(store, word)))
 
 
 def end(state: State, grace: int | None = None) -> None:
     """End a container's command, softly first; return when it is tidied up behind."""
+    going = hurry(state.store, [state.id], grace)
+    see_end(*going.get(state.id) or known(state.store, state.id))
+
+
+def known(store: Store, word: str) -> tuple[State, Facts]:
+    """Return a container, and how it is; raise FileNotFoundError where there is none."""
+    state = find(store, word)
+    return state, state.facts()
+
+
+def hurry(
+    store: Store, operands: Sequence[str], grace: int | None = None, signum: int = 0
+) -> dict[str, tuple[State, Facts]]:
+    """Ask containers to end, all at once, and kill those that don't: none waits for another.
+
+    Returns how each was: with --rm it may be gone by now.
+    """
     asked = time.monotonic()
-    ask(state)
-    see_end(state, grace, asked)
+    going, waiting = {}, []
+    for word in operands:
+        with contextlib.suppress(OSError):  # whoever sees to its end says why
+            state, facts = known(store, word)
+            usual = ask(state, signum)
+            going[word] = state, facts
+            waiting.append((usual if grace is None else grace, facts, state))
+    # Those last that are never to be killed.
+    for patience, facts, state in sorted(waiting, key=lambda one: (one[0] < 0, one[0])):
+        if patience < 0:
+            wait_for_end(facts)
+        elif not wait_for_end(facts, max(asked + patience - time.monotonic(), 0)):
+            send(state.facts(), SIGKILL)
+    return going
 
 
-def ask(state: State, signum: int = 0) -> None:
-    """Ask a container's command to end, and have nobody start it again."""
-    usual = made_again(state).signal_to_stop()
+def ask(state: State, signum: int = 0) -> int:
+    """Ask a container's command to end, and have nobody start it again.
+
+    Returns how many seconds it has for that; for ever where they are less than 0.
+    """
+    container = made_again(state)
+    usual = container.signal_to_stop()
     if state.facts()["status"] not in LIVE:
-        return
+        return 0
     state.want(False)
     facts = state.facts()
     if facts["status"] == "restarting":
@@ -59,19 +90,18 @@ def ask(state: State, signum: int = 0) -> None:
         send(facts, signum or stop_signal(state, usual))
     if frozen(facts):
         thaw(facts)  # or it can't hear
+    return container.grace
 
 
-def see_end(state: State, grace: int | None, asked: float) -> None:
-    """Wait until it has ended and all is tidy; kill it so many seconds after it was asked."""
-    facts = state.facts()
-    seconds = made_again(state).grace if grace is None else grace
-    if seconds < 0:
-        wait_for_end(facts)
-    elif not wait_for_end(facts, max(asked + seconds - time.monotonic(), 0)):
-        send(state.facts(), SIGKILL)
-        if not wait_for_end(facts, PATIENCE):
+def see_end(state: State, facts: Facts) -> None:
+    """Wait until a container that was killed, or has ended, is tidied up behind."""
+    now = facts
+    until = time.monotonic() + PATIENCE
+    while now["monitor"] == facts["monitor"] and not wait_for_end(facts, AGAIN):
+        send(now, SIGKILL)  # there may have been no command yet
+        if time.monotonic() > until:
             send(facts, SIGKILL, "monitor")
-            wait_for_end(facts)
+        now = state.facts()
 
 
 def stop_signal(state: State, usual: int) -> int:

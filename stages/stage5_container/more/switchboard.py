@@ -32,26 +32,46 @@ UNSURE = "?"
 def plug_in(route: Netlink, container: Wired, namespace: int, ports: Sequence[Port]) -> Member:
     """Make the cable of a container, in its network, and note it."""
     network = networks.find(container.store, container.network)
+    cable, address = lay_cable(route, network, container.ip, namespace, "eth0")
+    member = Member(
+        *seat(route, container, network, cable, address),
+        [*ports],
+        names_of(container) if network.id else [],
+        path_of(container, "hosts"),
+        own_lines(container, address),
+        "eth0",
+    )
+    members.add(member)
+    return member
+
+
+def lay_cable(
+    route: Netlink, network: Network, ip: str, namespace: int, link: str
+) -> tuple[str, str]:
+    """Make a cable from a network to a namespace, for the address `ip`, "" for any.
+
+    Returns its name, and its address; nobody has noted it yet.
+    """
     bridge, subnet = network.make_bridge(route)
     # From a name that is taken on to the next; the kernel decides, one at a time.
-    for host in hosts(subnet, container.ip):
+    for host in hosts(subnet, ip):
         address = f"{subnet}.{host}"
         try:
-            connect(route, network.cable(address), address, bridge, namespace)
+            connect(route, network.cable(address), address, bridge, namespace, link)
         except FileExistsError:
             continue
-        member = membership(route, container, network, address, ports)
-        members.add(member)
-        return member
-    taken = f"address({container.ip or f'{subnet}.0/{LENGTH}'})"
+        return network.cable(address), address
+    taken = f"address({ip or f'{subnet}.0/{LENGTH}'})"
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), taken)
 
 
-def connect(route: Netlink, cable: str, address: str, bridge: int, namespace: int) -> None:
-    """Make a cable: one end on the bridge, the other inside, as eth0. See veth(4)."""
+def connect(
+    route: Netlink, cable: str, address: str, bridge: int, namespace: int, link: str
+) -> None:
+    """Make a cable: one end on the bridge, the other inside, called `link`. See veth(4)."""
     # Were it made outside and moved in, a kill in between would leave it on the host.
     peer = netlink.IFINFO.pack(0, 0, 0, 0, 0)
-    peer += attribute(netlink.IFLA_IFNAME, netlink.string("eth0"))
+    peer += attribute(netlink.IFLA_IFNAME, netlink.string(link))
     peer += attribute(netlink.IFLA_NET_NS_FD, number(namespace))
     peer += attribute(netlink.IFLA_ADDRESS, hardware_address(address))
     master = attribute(netlink.IFLA_MASTER, number(bridge))
@@ -59,26 +79,20 @@ def connect(route: Netlink, cable: str, address: str, bridge: int, namespace: in
     route.new_link(cable, "veth", master, ours, data=netlink.nested(netlink.VETH_INFO_PEER, peer))
 
 
-def membership(
-    route: Netlink, container: Wired, network: Network, address: str, ports: Sequence[Port]
-) -> Member:
-    """Return how a container is plugged in."""
+def seat(
+    route: Netlink, container: Wired, network: Network, cable: str, address: str
+) -> tuple[str, str, int, str, str, str, str]:
+    """Return who is plugged in, and where: a Member's first fields."""
     identity = os.path.basename(container.folder)
-    cable = network.cable(address)
-    known = [name for name in (container.name, identity[:12]) if name]
-    return Member(
-        identity,
-        cable,
-        route.get_link(cable)[0],
-        network.bridge,
-        address.rpartition(".")[0],
-        network.name,
-        address,
-        [*ports],
-        known if network.id else [],
-        path_of(container, "hosts"),
-        own_lines(container, address),
-    )
+    subnet = address.rpartition(".")[0]
+    number = route.get_link(cable)[0]
+    return identity, cable, number, network.bridge, subnet, network.name, address
+
+
+def names_of(container: Wired) -> list[str]:
+    """Return what others of a network may call a container."""
+    identity = os.path.basename(container.folder)
+    return [name for name in (container.name, identity[:12]) if name]
 
 
 def unplug(route: Netlink, member: Member) -> None:
@@ -90,10 +104,18 @@ def unplug(route: Netlink, member: Member) -> None:
     members.remove(member)
 
 
-def settle(route: Netlink) -> None:
-    """Have bridges, rules, forwarding and names as those need them who are plugged in."""
+def settle(route: Netlink, gone: str = "") -> None:
+    """Have bridges, rules, forwarding and names as those need them who are plugged in.
+
+    The container `gone` is so no more, wherever it is.
+    """
     members.sweep()
-    there = members.living(route)
+    there = []
+    for member in members.living(route):
+        if member.id == gone:
+            unplug(route, member)
+        else:
+            there.append(member)
     remove_bridges(route)
     if not there:
         forwarding.off()
@@ -118,10 +140,7 @@ def settle(route: Netlink) -> None:
 def settle_without(identity: str) -> None:
     """Have all as those need it who are left, where a runtime has died: the helper's part."""
     with Lock(), Netlink() as route:
-        for member in members.living(route):
-            if member.id == identity:
-                unplug(route, member)
-        settle(route)
+        settle(route, gone=identity)
 
 
 def remove_bridges(route: Netlink) -> None:
@@ -137,15 +156,20 @@ def remove_bridges(route: Netlink) -> None:
 
 def spread_names(there: Sequence[Member]) -> None:
     """Have each container's /etc/hosts name those of its network."""
+    seats: dict[str, list[Member]] = {}
     for member in there:
-        peers = [
+        seats.setdefault(member.hosts, []).append(member)
+    for path, own in seats.items():
+        lines = [line for one in sorted(own, key=lambda one: one.link) for line in one.lines]
+        bridges = {one.bridge for one in own}
+        lines += [
             f"{other.address}\t{' '.join(other.names)}"
             for other in there
-            if other.bridge == member.bridge and other.names and other.id != member.id
+            if other.bridge in bridges and other.names and other.id != own[0].id
         ]
         # It may have been removed meanwhile, with its container.
         with contextlib.suppress(FileNotFoundError):
-            rewrite(member.hosts, [*member.lines, *peers])
+            rewrite(path, lines)
 
 
 def left() -> list[str]:

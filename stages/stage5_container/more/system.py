@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
-from stages.stage4_overlayfs import containers, storage
+from stages.stage4_overlayfs import storage
 from stages.stage4_overlayfs.image import Image
 from stages.stage4_overlayfs.more.leftovers import remove_leftovers
 from stages.stage4_overlayfs.more.prune import prune as prune_store
-from stages.stage5_container.more.rm import own_mounts
-from stages.stage5_container.more.verb import FORMAT, Verb, bytes_in, filters, last, say, show
+from stages.stage5_container.more import volumes
+from stages.stage5_container.more.network_verbs import unused as unused_networks
+from stages.stage5_container.more.ps import has_label
+from stages.stage5_container.more.rm import own_mounts, remove
+from stages.stage5_container.more.verb import (
+    FORCE,
+    FORMAT,
+    Verb,
+    bytes_in,
+    filters,
+    last,
+    listing,
+    say,
+    show,
+    size_of,
+)
+from stages.stage5_container.more.volume_verbs import unused as unused_volumes
 from stages.stage5_container.state import LIVE, everything
 
 TYPE_CHECKING = False
@@ -42,11 +58,11 @@ def df(store: Store, _: Sequence[str], options: Options) -> int:
     own = {(state.id, size_of(state.folder)) for state, _ in states}
     ended = {(state.id, size_of(state.folder)) for state, lives in states if not lives}
     rows.append(row("Containers", len(states), len(states) - len(ended), own, ended))
-    volumes = {
-        (name, size_of(f"{store.root}/volumes/{name}"))
-        for name in names_in(f"{store.root}/volumes")
+    there = {
+        (name, size_of(volumes.folder(store.root, name))) for name in volumes.listed(store.root)
     }
-    rows.append(row("Local Volumes", len(volumes), len(volumes), volumes, set()))
+    free = {(name, size) for name, size in there if not volumes.users(store, name)}
+    rows.append(row("Local Volumes", len(there), len(there) - len(free), there, free))
     show(rows, COLUMNS, last(options, "--format"))
     return 0
 
@@ -81,58 +97,71 @@ def blobs(store: Store, digest: str) -> dict[str, int]:
     return {layer[1]: layer[3] for layer in Image(store, digest).layers}
 
 
-def size_of(folder: str) -> int:
-    """Return the bytes of the files below a folder, but for what is mounted there."""
-    device, total = os.lstat(folder).st_dev, 0
-    for top, folders, files in os.walk(folder):
-        for name in files:
-            try:
-                status = os.lstat(f"{top}/{name}")
-            except FileNotFoundError:
-                continue
-            total += status.st_blocks * 512 if status.st_dev == device else 0
-        folders[:] = [name for name in folders if os.lstat(f"{top}/{name}").st_dev == device]
-    return total
-
-
-def names_in(folder: str) -> list[str]:
-    """Return what is in a folder; nothing where there is none."""
-    try:
-        return sorted(os.listdir(folder))
-    except FileNotFoundError:
-        return []
-
-
 def prune(store: Store, _: Sequence[str], options: Options) -> int:
     """Remove containers that have ended, and what no name and no container needs."""
-    wanted = filters(options, ("label",))
-    own_mounts()
-    for state in list(everything(store)):
-        labels = state.config()["options"].get("--label", [])
-        kept = any(label not in labels for label in wanted.get("label", ()))
-        if state.facts()["status"] not in LIVE and not kept:
-            try:
-                containers.remove(store, state.id)
-            except OSError:
-                continue  # somebody has just started it
-            say(state.id)
+    ended, size = remove_ended(store, options)
+    listing("Containers", ended)
+    listing("Networks", unused_networks(store))
+    if "--volumes" in options:
+        names, more = unused_volumes(store)
+        listing("Volumes", names)
+        size += more
+    if "--all" in options:
+        untag(store)
     remove_leftovers(store)
 
     def discard(driver: str, layer: str) -> None:
         storage.choose(driver, store.root).discard(layer.partition(":")[2])
 
     gone = prune_store(store, discard)
-    for digest in gone.blobs:
-        say(digest)
-    say(f"Total reclaimed space: {bytes_in(gone.size)}")
+    listing("Images", gone.blobs)
+    say(f"Total reclaimed space: {bytes_in(size + gone.size)}")
     return 0
 
 
+def prune_containers(store: Store, _: Sequence[str], options: Options) -> int:
+    """Remove containers that don't run."""
+    ended, size = remove_ended(store, options)
+    listing("Containers", ended)
+    say(f"Total reclaimed space: {bytes_in(size)}")
+    return 0
+
+
+def remove_ended(store: Store, options: Options) -> tuple[list[str], int]:
+    """Remove containers that don't run; return their IDs, and how many bytes they took."""
+    wanted = filters(options, ("label",)).get("label", [])
+    own_mounts()
+    gone, whole = [], 0
+    for state in list(everything(store)):
+        # Somebody may just have started it, or removed it.
+        with contextlib.suppress(OSError):
+            labels = state.config()["options"].get("--label", [])
+            fits = all(any(has_label(one, asked) for one in labels) for asked in wanted)
+            if fits and state.facts()["status"] not in LIVE:
+                size = size_of(state.folder)
+                remove(state)
+                gone.append(state.id)
+                whole += size
+    return gone, whole
+
+
+def untag(store: Store) -> None:
+    """Take the names of images that no container is of."""
+    used = {image_of(store, one) for one in os.listdir(f"{store.root}/containers")}
+    for name, digest in store.names().items():
+        if digest not in used:
+            store.untag(name)
+
+
+LABEL = ("", "--filter", "label=K=V", "only containers with this label")
 VERBS = {
     "system df": Verb("", 0, 0, "how much images and containers take", [FORMAT], df),
     "system prune": Verb(
         "", 0, 0, "remove ended containers, and what nobody needs",
-        [("-f", "--force", "", "nothing: nobody is asked here"),
-         ("", "--filter", "label=K=V", "only containers with this label")], prune,
+        [("-a", "--all", "", "also the images that no container is of"),
+         ("", "--volumes", "", "also the volumes that nobody has named"), FORCE, LABEL], prune,
+    ),
+    "container prune": Verb(
+        "", 0, 0, "remove containers that don't run", [FORCE, LABEL], prune_containers
     ),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import time
 
 from stages.stage3_cgroups.more.files import entries
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 
 def top(store: Store, operands: Sequence[str], _: Options) -> int:
     """List them."""
-    rows = [["UID", "PID", "PPID", "STIME", "TIME", "CMD"]]
+    rows = [["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]]
     for pid in pids_of(running(find(store, operands[0]))):
         try:
             rows.append(row_of(pid))
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended since
-    table(rows)
+    table(rows, least=20)
     return 0
 
 
@@ -55,13 +56,29 @@ def row_of(pid: int) -> list[str]:
         words = file.read().rstrip(b"\0").replace(b"\0", b" ")
     name = words or b"[" + head.partition(b"(")[2] + b"]"
     return [
-        str(os.stat(f"/proc/{pid}").st_uid),
+        name_of(os.stat(f"/proc/{pid}").st_uid),
         str(pid),
         fields[1].decode(),
+        str(int(100 * used / age) if age >= 1 else 0),
         time.strftime("%H:%M", time.localtime(time.time() - age)),
+        terminal_of(int(fields[4])),
         f"{used // 3600:02}:{used // 60 % 60:02}:{used % 60:02}",
         name.decode("utf-8", "backslashreplace"),
     ]
+
+
+def name_of(uid: int) -> str:
+    """Return what the host calls a user: it is the host that sees them."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def terminal_of(number: int) -> str:
+    """Return the name of a process's terminal, ? for none: 136 and more are /dev/pts."""
+    major, minor = os.major(number), os.minor(number)
+    return f"pts/{(major - 136) * 256 + minor}" if 136 <= major <= 143 else "?"
 
 
 VERBS = {"top": Verb("CONTAINER", 1, 1, "its processes, as the host sees them", [], top)}

@@ -29,6 +29,8 @@ TRACE = ("", "--trace", "", "show each system call on stderr as it is made")
 FORMAT = ("", "--format", "FORMAT", "json, or words with {{.Field}} in them")
 FILTER = ("-f", "--filter", "K=V", "only those of which it is true")
 QUIET = ("-q", "--quiet", "", "only what they are called by")
+AS_WORDS = ("-f", "--format", "FORMAT", "json, or words with {{.Field.Field}} in them")
+FORCE = ("-f", "--force", "", "nothing: nobody is asked here")
 MANY = 10_000
 
 
@@ -132,6 +134,29 @@ def each(operands: Sequence[str], do: Callable[[str], object]) -> int:
     return status
 
 
+def inspect_each(operands: Sequence[str], look: Callable[[str], Any], options: Options) -> int:
+    """Write what is found of each: one list, or each as --format wants it."""
+    found, status = [], 0
+    for operand in operands:
+        try:
+            found.append(look(operand))
+        except (OSError, ValueError) as error:
+            note(line_of(error))
+            status = FAILED
+    if form := last(options, "--format"):
+        for row in found:
+            say(formatted(row, form))
+    else:
+        say(json.dumps(found, indent=4))
+    return status
+
+
+def listing(heading: str, names: Sequence[str]) -> None:
+    """Say what `prune` has removed; nothing where that is nothing."""
+    if names:
+        say("\n".join([f"Deleted {heading}:", *names, ""]))
+
+
 def say(line: str) -> None:
     """Write a line to stdout."""
     sys.stdout.write(f"{line}\n")
@@ -152,10 +177,15 @@ def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]], 
         table([[head for head, _ in columns], *([row[key] for _, key in columns] for row in rows)])
         return
     text = form.removeprefix("table ")
-    if text != form:
-        say("\t".join(field.strip("{}. ").upper() for field in text.split("\\t")))
-    for row in rows:
-        say(formatted(row, text))
+    if text == form:
+        for row in rows:
+            say(formatted(row, text))
+        return
+    heads = {key: head for head, key in columns}
+    fields = [field.strip() for field in text.replace("\\t", "\t").split("\t")]
+    names = [field.strip("{}. ") for field in fields]
+    cells = [[formatted(row, field) for field in fields] for row in rows]
+    table([[heads.get(name, name.upper()) for name in names], *cells])
 
 
 def formatted(row: Any, form: str) -> str:
@@ -181,12 +211,14 @@ def formatted(row: Any, form: str) -> str:
     return out + rest
 
 
-def table(rows: Sequence[Sequence[object]]) -> None:
-    """Write rows in columns; the last one is as wide as it likes."""
-    widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
+def table(rows: Sequence[Sequence[object]], least: int = 10) -> None:
+    """Write rows in columns as wide as Docker's; the last one is as wide as it likes."""
+    widths = [
+        max(least, *(len(str(row[column])) + 3 for row in rows)) for column in range(len(rows[0]))
+    ]
     for row in rows:
         cells = [f"{cell!s:<{width}}" for cell, width in zip(row, widths, strict=True)]
-        say("   ".join(cells).rstrip())
+        say("".join(cells).rstrip())
 
 
 def filters(options: Options, known: Iterable[str]) -> dict[str, list[str]]:
@@ -220,6 +252,11 @@ def period(seconds: int) -> str:
     return f"{seconds} second{'s' * (seconds != 1)}"
 
 
+def date(when: int) -> str:
+    """Return a time, in ns since 1970, as Docker's tables have it."""
+    return time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC", time.gmtime(when // 1_000_000_000))
+
+
 def rfc3339(when: int) -> str:
     """Return a time, in ns since 1970, as Docker writes it; its year 1 for none."""
     if not when:
@@ -234,6 +271,20 @@ def bytes_in(count: float, base: int = 1000) -> str:
     while count >= base and len(units) > 1:
         count, units = count / base, units[1:]
     return f"{count:.4g}{units[0]}"
+
+
+def size_of(folder: str) -> int:
+    """Return the bytes of the files below a folder, but for what is mounted there."""
+    device, total = os.lstat(folder).st_dev, 0
+    for top, folders, files in os.walk(folder):
+        for name in files:
+            try:
+                status = os.lstat(f"{top}/{name}")
+            except FileNotFoundError:
+                continue
+            total += status.st_blocks * 512 if status.st_dev == device else 0
+        folders[:] = [name for name in folders if os.lstat(f"{top}/{name}").st_dev == device]
+    return total
 
 
 def stdout_is_terminal() -> bool:

@@ -1,14 +1,16 @@
 """Volumes that have names: directories of the store's, which outlive the containers that use them.
 
-    volumes/NAME/_data    what `-v NAME:DST` mounts
+    volumes/NAME/_data      what `-v NAME:DST` mounts
+    volumes/NAME/anonymous  nobody has named it: `-v DST`, a VOLUME of the image's, `volume create`
 
 Made where it isn't there, with the first container that names it, as Docker does; and an empty one
 gets what the image has at DST. Nothing else is kept: when it was made, its folder says; who uses
-it, the containers do.
+it, the containers do. One that nobody has named goes with its container: with --rm, `rm -v`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -23,7 +25,7 @@ from stages.stage4_overlayfs.more.places import remove_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from stages.stage4_overlayfs.options import Volume
     from stages.stage4_overlayfs.store import Store
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 """What Docker takes for a name, too."""
 LONGEST = 255
-DATA = "_data"
+DATA, UNNAMED = "_data", "anonymous"
 
 
 def folder(store: str, name: str) -> str:
@@ -41,15 +43,25 @@ def folder(store: str, name: str) -> str:
     return f"{store}/volumes/{name}"
 
 
-def create(store: str, name: str) -> str:
+def create(store: str, name: str, *, anonymous: bool = False) -> str:
     """Make a volume where there is none of that name, "" for some new one; return its name."""
+    anonymous |= not name
     name = name or os.urandom(32).hex()
     place = folder(store, name)
     # Who has no business in the store gets no further than its folder.
     os.makedirs(f"{store}/volumes", 0o710, exist_ok=True)
     if not os.path.isdir(f"{place}/{DATA}"):
+        os.makedirs(place, 0o755, exist_ok=True)
+        if anonymous:
+            with open(f"{place}/{UNNAMED}", "wb"):
+                pass
         os.makedirs(f"{place}/{DATA}", 0o755, exist_ok=True)
     return name
+
+
+def is_anonymous(store: str, name: str) -> bool:
+    """Return whether nobody has named it."""
+    return os.path.exists(f"{folder(store, name)}/{UNNAMED}")
 
 
 def listed(store: str) -> list[str]:
@@ -77,7 +89,7 @@ def describe(store: str, name: str) -> dict[str, object]:
     return {
         "CreatedAt": time.strftime("%Y-%m-%dT%H:%M:%SZ", made),
         "Driver": "local",
-        "Labels": {},
+        "Labels": {"com.docker.volume.anonymous": ""} if is_anonymous(store, name) else {},
         "Mountpoint": f"{place}/{DATA}",
         "Name": name,
         "Options": {},
@@ -98,6 +110,18 @@ def remove(store: Store, name: str) -> None:
     remove_tree(leaving)
 
 
+def discard(store: Store, name: str) -> None:
+    """Remove a volume that nobody has named, with its container; another that has it keeps it."""
+    # Shared is enough: but for that container nobody can be about to use what has no name.
+    with store.locked(shared=True):
+        if users(store, name):
+            return
+        leaving = f"{store.root}/tmp/{os.urandom(8).hex()}"
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(folder(store.root, name), leaving)
+            remove_tree(leaving)
+
+
 def users(store: Store, name: str) -> list[str]:
     """Return the IDs of the containers that were made with a volume, running or not."""
     found = []
@@ -112,13 +136,13 @@ def users(store: Store, name: str) -> list[str]:
     return found
 
 
-def fill(store: str, root: str, wanted: Iterable[Volume]) -> None:
+def fill(store: str, root: str, wanted: Iterable[Volume], anonymous: Collection[str] = ()) -> None:
     """Give volumes that are empty what the image whose tree is at `root` has in their place."""
     for one in wanted:
         if not one.source.startswith(f"{store}/volumes/"):
             continue
         name = one.source.removeprefix(f"{store}/volumes/").partition("/")[0]
-        create(store, name)
+        create(store, name, anonymous=name in anonymous)
         if not os.listdir(one.source):
             source = f"{root}/{Tree(root).resolve(one.target)}"
             # A link in the image leads inside the image: it was followed there.
