@@ -118,9 +118,10 @@ class Failing:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        assert self.process.wait(timeout=60) == 0
+        with self.process as process:
+            assert process.stdin
+            process.stdin.close()
+        assert process.returncode == 0
 
     def run(self, argv: Sequence[str], fail: str = "", *, stays: bool = False) -> Told:
         """Run a command while one call fails; wait for all that it has begun, unless it stays."""
