@@ -39,9 +39,8 @@ class Background(Monitor):
         super().begun(child)
         if not first:
             return
-        # What may fail comes before the word that it runs: behind it nobody would hear why.
         linux.setsid()
-        linux.chdir("/")
-        self.caller.tell(b"r" + self.state.id.encode())
         # Whoever reads what the caller writes waits for the last that could write it.
         leave_streams()
+        linux.chdir("/")
+        self.caller.tell(b"r" + self.state.id.encode())
