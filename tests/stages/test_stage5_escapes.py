@@ -3,12 +3,11 @@
 Harmless by construction: what would harm is looked at (a mount's flags, an open that reads
 nothing), and what is tried changes nothing but a mount namespace that goes with the container.
 
-Classes that are tried elsewhere:
-the second chroot, the old root, propagation, /proc/1/root,
+Classes that are tried elsewhere: the second chroot, the old root, propagation, /proc/1/root,
 abstract sockets (the probes fs.*, pid.*, net.abstract, with their mutants); tar, whiteouts
-(test_stage4_unpack); `cp` (test_stage5_cp: CVE-2018-15664, CVE-2019-14271); what masks are made of (test_stage5_confine:
-CVE-2025-31133), inherited capabilities, keys; terminals, TIOCSTI (test_stage5_terminal, sec.tty:
-CVE-2025-52565); published ports (test_stage5_network).
+(test_stage4_unpack); `cp` (test_stage5_cp: CVE-2018-15664, CVE-2019-14271); what masks are made
+of, inherited capabilities, keys (test_stage5_confine: CVE-2025-31133); terminals, TIOCSTI
+(test_stage5_terminal, sec.tty: CVE-2025-52565); published ports (test_stage5_network).
 """
 
 import os
