@@ -143,6 +143,16 @@ def settle_without(identity: str) -> None:
         settle(route, gone=identity)
 
 
+def rename(identity: str, before: str, name: str) -> None:
+    """Have those of its networks know a container by another name."""
+    with Lock(), Netlink() as route:
+        for member in members.living(route):
+            if member.id == identity and before in member.names:
+                names = [name if one == before else one for one in member.names]
+                members.add(member._replace(names=names))
+        settle(route)
+
+
 def remove_bridges(route: Netlink) -> None:
     """Remove the bridges of networks that nobody is plugged into."""
     links = route.links()
