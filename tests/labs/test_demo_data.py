@@ -26,6 +26,7 @@ STEPS = [
     pytest.param(demo, step, id=f"{demo.stage}-{step.id}") for demo in DEMOS for step in demo.steps
 ]
 PLACES = {"root", "up", "file", "secret", "process", "shm", "port", "abstract", "here", "group"}
+PLACES |= {"outside"}
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 BARE = re.compile(r"[^\u4e00-\u9fff]{1,24}")
 """A Chinese text without Chinese is a name or a path, and short."""

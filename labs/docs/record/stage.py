@@ -16,7 +16,6 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
-from checks.bench import Bench
 from checks.model import axes
 from labs import texts
 from labs.demo import engine, pages, script, summary
@@ -105,7 +104,7 @@ def _record(stage: str, folder: Path, shared: Path) -> None:
     folder.mkdir(parents=True)
     os.environ["COLUMNS"] = str(COLUMNS)
     demo, screen = script.load(stage), Screen()
-    with Bench(labhost.ROOT, machine=True) as bench:
+    with engine.bench_of(demo, labhost.ROOT) as bench:
         stand = engine.Engine(engine.choose(stage, None), bench, demo)
         played = [stand.play(step) for step in demo.steps]
         before = {axis: stand.before(axis) for axis in summary.measured(played)}
