@@ -47,7 +47,7 @@ VALUED = (
     *("--name", "--security-opt"),
 )
 """The options from stage 2 on, as the contract spells them; each has a value."""
-SWITCHES = ("--rm", "--tty")
+SWITCHES = ("--rm", "--tty", "--detach")
 """Those that have none."""
 BOOTTIME = "86400"
 """Seconds that are added to the boot-time clock where nothing else is asked for (CONTRACT)."""

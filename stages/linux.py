@@ -167,10 +167,17 @@ def _quoted(path: StrPath) -> str:
     return '"' + text.replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
+_spelt: dict[str, list[tuple[str, int]]] = {}
+"""The names and values of flags, by how their names begin."""
+
+
 def _ored(value: int, prefix: str) -> str:
     """Return the names of the flags that are set, as C spells them: MS_BIND|MS_REC."""
-    flags = [(k, v) for k, v in globals().items() if k.startswith(prefix) and v and v > 0]
-    return "|".join(name for name, flag in flags if value & flag == flag) or "0"
+    flags = _spelt.get(prefix) or [
+        (k, v) for k, v in globals().items() if k.startswith(prefix) and v and v > 0
+    ]
+    _spelt[prefix] = flags
+    return "|".join([name for name, flag in flags if value & flag == flag]) or "0"
 
 
 def chroot(path: StrPath) -> None:
@@ -317,14 +324,20 @@ def waitid(pid: int, options: int) -> os.waitid_result | None:
     return result
 
 
+_signals: dict[int, str] = {}
+
+
 def signal_name(signum: int) -> str:
     """Return a signal's name, such as SIGTERM.
 
     See signal(7).
     """
-    # The table also holds SIGCLD, the old name of SIGCHLD.
-    names = {v: k for k, v in vars(_signal).items() if k[:3] == "SIG" and k[3:4] != "_"}
-    return {SIGCHLD: "SIGCHLD"}.get(signum) or str(names.get(signum, signum))
+    if not _signals:
+        for name, number in vars(_signal).items():
+            # The table also holds SIGCLD, the old name of SIGCHLD.
+            if name[:3] == "SIG" and name[3:4] != "_" and name != "SIGCLD":
+                _signals.setdefault(number, name)
+    return _signals.get(signum, str(signum))
 
 
 def sigaction(signum: int, handler: object) -> None:

@@ -6,7 +6,7 @@ See the OCI runtime specification, bundle.md and config.md.
 import json
 import os
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -109,10 +109,10 @@ class Oci(Runtime):
             self,
             request,
             *("--namespaces", "--hostname", "--net", "--boottime", *LIMITS),
-            *("--security-opt", "--tty"),
+            *("--security-opt", "--tty", "--name", "--detach"),
         )
         self.prepare(bench)
-        name = nonce(self.program)
+        name = asked.values.get("--name") or nonce(self.program)
         bundle = os.path.join(bench.scratch, name)
         os.mkdir(bench.path(bundle))
         subprocess.run(
@@ -123,7 +123,16 @@ class Oci(Runtime):
         self._configure(config, asked, request, bench)
         options = self.place(config["linux"], bench, name)
         file.write_text(json.dumps(config), encoding="utf-8")
-        return [self.program, *options, *asked.rest, "run", "--bundle", bundle, name]
+        detach = ["--detach"] if "--detach" in asked.values else []
+        return [self.program, *options, *asked.rest, "run", *detach, "--bundle", bundle, name]
+
+    def verb(self, words: str, operands: Sequence[str], bench: Bench) -> list[str]:
+        """Return `PROGRAM exec` or `PROGRAM delete`: what else is asked takes an engine."""
+        if words not in ("exec", "rm"):
+            unsupported(self, f"`{words}`")
+        # Streams are always its caller's own.
+        operands = [word for word in operands if word != "--interactive"]
+        return [self.program, {"exec": "exec", "rm": "delete"}[words], *operands]
 
     def place(self, linux: dict[str, Any], bench: Bench, name: str) -> list[str]:
         """Say in the configuration, or by options, in which cgroup the container is.

@@ -11,8 +11,8 @@ from checks import names
 from checks.beyond import BENCH, BEYOND, PATIENCE, Beyond, See, socket_of
 from checks.canaries import ROUTES, nonce
 from checks.images import Images, NoImages, Refused
-from checks.model import Finding, Verdict
-from checks.probes import Probe, probe, promise
+from checks.model import Finding
+from checks.probes import engine, probe, promise
 from checks.probes.net import interfaces
 from checks.trial import Container, Trial
 from checks.words import say
@@ -124,18 +124,6 @@ def nat(trial: Trial) -> Finding:
     return promise(faults, *seen)
 
 
-def _asked_for_networks(look: Probe) -> Probe:
-    """Have a probe find a promise broken where no network can be made."""
-
-    def judged(trial: Trial) -> Finding:
-        try:
-            return look(trial)
-        except (NoImages, Refused) as error:
-            return Finding(Verdict.BROKEN, (str(error),))
-
-    return judged
-
-
 @contextmanager
 def _network(trial: Trial) -> Iterator[str]:
     """Have a network made, by a new name, and removed."""
@@ -149,7 +137,7 @@ def _network(trial: Trial) -> Iterator[str]:
 
 
 @probe("net.peers")
-@_asked_for_networks
+@engine
 def peers(trial: Trial) -> Finding:
     """Containers of one network reach each other by the names that they were given."""
     faults, seen = [], []

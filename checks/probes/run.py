@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from checks.canaries import nonce
 from checks.model import Finding
 from checks.probes import probe, promise
 from checks.runtimes import Request, Unsupported
-from checks.trial import HOLD, PATIENCE, NotStarted, Trial, status_of
+from checks.trial import HOLD, Trial
 from checks.visitor import is_init
 from checks.words import say
 
@@ -84,11 +83,7 @@ def _status_when_killed(trial: Trial, signum: signal.Signals) -> int | None:
         if is_init(container.pid) and signum != signal.SIGKILL:
             return None
         os.kill(container.pid, signum)
-        try:
-            container.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            raise NotStarted(say("runtime.not_ended", seconds=PATIENCE)) from None
-        return status_of(container.process)
+        return container.status()
 
 
 def _status_without_root(trial: Trial) -> int | None:

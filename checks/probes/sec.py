@@ -372,20 +372,20 @@ def tty(trial: Trial) -> Finding:
     Whoever is controlled by a terminal can put words into it, for a shell outside to execute
     (TIOCSTI, CVE-2017-5226).
     """
-    with _terminal() as (slave, device):
+    with terminal() as (slave, device):
         with _on(trial, slave) as container:
-            controlling = _controlling(container.pid)
-        plain = say("sec.tty", pid=container.pid, tty=_named(controlling), caller=_named(device))
-        if controlling == device:
+            leads = _controlling(container.pid)
+        plain = say("sec.tty", pid=container.pid, tty=_named(leads), caller=_named(device))
+        if leads == device:
             return wall(False, plain)
-    with _terminal() as (slave, device):
+    with terminal() as (slave, device):
         with contextlib.ExitStack() as stack:
             try:
                 container = stack.enter_context(_on(trial, slave, "--tty"))
             except Exception as error:
                 return wall(True, plain, say("sec.tty_not_asked", reason=error))
             mine, its = os.fstat(slave), os.stat(f"/proc/{container.pid}/fd/0")
-            controlling = _controlling(container.pid)
+            leads = _controlling(container.pid)
         shared = (mine.st_dev, mine.st_ino) == (its.st_dev, its.st_ino)
         faults = [] if os.major(its.st_rdev) in TERMINALS else [say("sec.tty_none")]
         number = f"{os.major(its.st_rdev)}:{os.minor(its.st_rdev)}"
@@ -394,7 +394,7 @@ def tty(trial: Trial) -> Finding:
 
 
 @contextlib.contextmanager
-def _terminal() -> Iterator[tuple[int, int]]:
+def terminal() -> Iterator[tuple[int, int]]:
     """Make a terminal; give its end for a program, and its number as /proc/PID/stat has it."""
     master, slave = os.openpty()
     try:

@@ -25,6 +25,8 @@ from labs.texts import say
 SERVER, CLIENT, COMMIT = "web", "client", "web2"
 """Containers, and an image, as the steps call them."""
 DOOR, LOOPBACK = 8080, "127.0.0.1"
+MEMORY = 64 << 20
+"""Bytes that the server may use."""
 SHARED = ("pid", "net", "mnt", "ipc", "uts", "cgroup")
 RIGHTS = ("CapBnd", "CapEff", "CapInh", "CapAmb", "NoNewPrivs", "Seccomp")
 """What /proc/PID/status tells of a process's rights. See proc_pid_status(5)."""
@@ -92,7 +94,7 @@ def served(scene: Scene) -> tuple[list[str], list[str]]:
         evidence.append(say("living.monitor"))
     most, file = scene.bench.control(pid, "memory").smallest("memory.limit_in_bytes", "memory.max")
     limit = say("living.limit", most=told("memory", most or 0), file=os.path.basename(file))
-    (faults if most is None else evidence).append(limit)
+    (evidence if most == MEMORY else faults).append(limit)
     return evidence, faults
 
 

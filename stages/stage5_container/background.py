@@ -39,8 +39,8 @@ class Background(Monitor):
         super().begun(child)
         if not first:
             return
-        self.caller.tell(b"r" + self.state.id.encode())
         linux.setsid()
         # Whoever reads what the caller writes waits for the last that could write it.
         leave_streams()
         linux.chdir("/")
+        self.caller.tell(b"r" + self.state.id.encode())

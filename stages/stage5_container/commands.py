@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from importlib import import_module
 
+from stages import linux
 from stages.command_line import FAILED, USAGE, note, serve, usage
+from stages.light import import_module
 from stages.stage4_overlayfs.more.interrupts import Stopped
 from stages.stage5_container.monitor import Monitor
 from stages.stage5_container.options import OPTIONS, Contained
@@ -28,8 +28,8 @@ def main() -> None:
         raise
     except KeyboardInterrupt:
         # Whoever waits for us is to see what we ended of, a shell's loop for one.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
+        linux.sigaction(linux.SIGINT, linux.SIG_DFL)
+        os.kill(os.getpid(), linux.SIGINT)
         raise
     # Nothing is left to flush or close, and taking an interpreter down in order costs 2 ms.
     os._exit(status)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
-from importlib import import_module
 
 from stages import linux
+from stages.light import import_module, read_text
 from stages.stage2_namespaces import mounts
 from stages.stage5_container.more.capabilities import chosen, names_of
 from stages.stage5_container.more.devices import device_rules
@@ -62,8 +62,7 @@ class Rights:
 
 def whole_set() -> int:
     """Return all capabilities that this kernel has. See capabilities(7)."""
-    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
-        return (2 << int(file.read())) - 1
+    return (2 << int(read_text("/proc/sys/kernel/cap_last_cap"))) - 1
 
 
 def furnish(container: Contained) -> None:

@@ -16,12 +16,11 @@ the exit status. See unix(7).
 from __future__ import annotations
 
 import _socket
-import contextlib
 import os
-from collections import deque
 from struct import pack, unpack
 
 from stages import linux
+from stages.light import contextmanager, suppress
 from stages.stage5_container.loop import IN, MUCH, OUT
 
 TYPE_CHECKING = False
@@ -41,7 +40,7 @@ class Door:
     def __init__(self, monitor: Monitor, folder: str) -> None:
         """Open it in a container's folder, in place of one whose monitor is dead."""
         self.monitor, self.path = monitor, f"{folder}/{NAME}"
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             linux.unlink(self.path)
         self.socket = new_socket()
         with reachable(folder) as place:
@@ -62,7 +61,7 @@ class Door:
     def close(self) -> None:
         """Close it: nobody comes any more, and whoever stands before it comes in."""
         self.monitor.loop.forget(self.socket.fileno())
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             linux.unlink(self.path)
         while self.admit():
             pass
@@ -75,7 +74,7 @@ class Visitor:
     def __init__(self, monitor: Monitor, socket: _socket.socket) -> None:
         """Take the socket."""
         self.monitor, self.socket = monitor, socket
-        self.waiting: deque[bytes] = deque()
+        self.waiting: list[bytes] = []
         self.length, self.owner = 0, False
         socket.setblocking(False)
         monitor.visitors.append(self)
@@ -129,7 +128,7 @@ class Visitor:
         try:
             while self.waiting:
                 self.socket.send(self.waiting[0])
-                self.length -= len(self.waiting.popleft())
+                self.length -= len(self.waiting.pop(0))
         except BlockingIOError:
             return
         except OSError:
@@ -138,7 +137,7 @@ class Visitor:
 
     def hear_out(self) -> None:
         """Take what it still says: or the kernel tells it of a reset, and not of the end."""
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             while self.socket.recv(PACKET + 1):
                 pass
 
@@ -181,7 +180,7 @@ def new_pair() -> tuple[_socket.socket, _socket.socket]:
     return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
 
 
-@contextlib.contextmanager
+@contextmanager
 def reachable(folder: str) -> Iterator[str]:
     """Have a short path to a directory: a socket's address has 108 bytes. See unix(7)."""
     fd = linux.open_file(folder, linux.O_PATH | linux.O_DIRECTORY | linux.O_CLOEXEC)

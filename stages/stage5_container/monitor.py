@@ -9,6 +9,7 @@ killed the container dies, too: none is ever left alone.
 from __future__ import annotations
 
 from stages import linux
+from stages.light import later
 from stages.linux import SIGCHLD, SIGKILL
 from stages.stage3_cgroups.v1 import GroupV1
 from stages.stage3_cgroups.v2 import GroupV2
@@ -16,7 +17,6 @@ from stages.stage5_container.audience import Audience
 from stages.stage5_container.door import Door
 from stages.stage5_container.loop import IN
 from stages.stage5_container.more.devices import DeviceGroup
-from stages.stage5_container.more.log import Log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 
     from stages.stage3_cgroups.cgroup import ControlGroup
     from stages.stage3_cgroups.more.usage import Usage
+    from stages.stage5_container.more import log
     from stages.stage5_container.network import Plug
     from stages.stage5_container.options import Contained
     from stages.stage5_container.state import State
+else:
+    log = later("stages.stage5_container.more.log")
 
 FIRST, LONGEST = 0.1, 60.0
 """Seconds before the first start again, which double each time; and the most. Docker's."""
@@ -52,7 +55,7 @@ class Monitor(Audience):
         self.door = Door(self, state.folder)
         self.be_ready()
         if not self.container.remove:
-            self.sinks.append(Log(state.folder, self.container.log))
+            self.sinks.append(log.Log(state.folder, self.container.log))
 
     def give_up(self) -> None:
         """End the command, for good: who wanted it is dead."""

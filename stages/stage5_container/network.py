@@ -13,10 +13,10 @@ from that, and is made so whenever it changes (more/switchboard.py).
 from __future__ import annotations
 
 import os
-from importlib import import_module
 
 from stages import linux
 from stages.command_line import note
+from stages.light import import_module
 from stages.netlink import Netlink
 from stages.stage2_namespaces import network
 from stages.stage2_namespaces.more.bridge import Lock

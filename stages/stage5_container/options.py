@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
 
+from stages.light import import_module
 from stages.linux import SIGTERM
 from stages.stage3_cgroups.options import SHARED
 from stages.stage4_overlayfs import options as stage4
-from stages.stage4_overlayfs.containers import NAME
+from stages.stage4_overlayfs.containers import is_name
 from stages.stage4_overlayfs.options import Stacked, is_path, store_folder, volume
 from stages.stage5_container.confine import Rights
 from stages.stage5_container.confine import why as why_not_confined
@@ -234,6 +234,6 @@ def absolute(text: str) -> str:
 def in_store(text: str) -> str:
     """Return NAME:DST[:ro] as SRC:DST[:ro]: a volume that has a name is a directory of ours."""
     source, colon, rest = text.partition(":")
-    if not colon or is_path(source) or not NAME.fullmatch(source):
+    if not colon or is_path(source) or not is_name(source):
         return text
     return f"{store_folder()}/volumes/{source}/_data:{rest}"

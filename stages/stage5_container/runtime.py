@@ -9,6 +9,7 @@ import os
 
 from stages import linux
 from stages.command_line import FAILED, failed
+from stages.light import seal
 from stages.stage1_chroot.process import become_command, hold_signals, release_signals
 from stages.stage1_chroot.rootfs import enter_root
 from stages.stage2_namespaces.barrier import Barrier, Waiting
@@ -65,7 +66,8 @@ def run_once(container: Contained, signals: set[int], monitor: Monitor) -> int:
             with Plug(child, container) as plug:  # 2, and 5: ports, names, bridges
                 if container.net_rate:
                     shape(plug.name, container.net_rate)  # 3
-                etc_files(container, plug.address)  # 5
+                if plug.address:
+                    etc_files(container, plug.address)  # 5
                 monitor.made(group, plug)  # 5
                 barrier.open(plug.address)
                 status = streams.serve(child)
@@ -130,6 +132,7 @@ def isolate(container: Contained, address: str, shared: int | None) -> None:
 def move_in(container: Contained) -> None:
     """In the child: have the container's root, with what is mounted in it, and leave the host's."""
     new = container.namespaces
+    seal()  # 5: from here on a module would be looked for in the container
     if "mnt" in new:
         stand_in(container.root)  # 2
     else:

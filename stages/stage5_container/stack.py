@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 
+from stages.light import later
 from stages.stage4_overlayfs import containers, stack
 from stages.stage4_overlayfs.image import Image
 from stages.stage4_overlayfs.room import make_room
 from stages.stage5_container.confine import identify
 from stages.stage5_container.more.names import new_names
-from stages.stage5_container.more.volumes import discard, fill
 from stages.stage5_container.network import etc_files
 from stages.stage5_container.process import home_of
 from stages.stage5_container.state import State, write
@@ -19,7 +20,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from stages.stage5_container.more import volumes
     from stages.stage5_container.options import Contained
+else:
+    volumes = later("stages.stage5_container.more.volumes")
 
 
 class Stack(stack.Stack):
@@ -56,21 +60,31 @@ class Stack(stack.Stack):
                 container.add_volumes(self.config)
                 self.record()
             self.state.begin()
+            self.driver.fleeting = container.remove and not container.keep
             self.driver.prepare(layers)
             self.root = self.driver.mount(self.id, layers)
         container.identity = identify(self.root, container.user)
         container.environment.setdefault(b"HOME", home_of(self.root, container.identity[0]))
-        fill(container.store, self.root, container.volumes, container.anonymous)
+        if container.volumes or container.anonymous:
+            volumes.fill(container.store, self.root, container.volumes, container.anonymous)
         container.volumes += etc_files(container, "")
         self.made = make_room(self.root, container)
 
     def occupy(self) -> int:
         """Return the lock of a container that is there; raise OSError, EBUSY, while it runs."""
+        folder = f"{self.store.root}/containers/{self.container.id}"
         try:
-            return containers.occupy(f"{self.store.root}/containers/{self.container.id}")
+            lock = containers.occupy(folder)
         except BlockingIOError:
             why = "it runs already, or somebody is just starting it"
             raise OSError(errno.EBUSY, why, self.container.name) from None
+        if not os.path.exists(f"{folder}/config.json"):
+            # The file that is locked is all there is, and nobody's but ours.
+            os.unlink(f"{folder}/running")
+            os.rmdir(folder)
+            os.close(lock)
+            raise FileNotFoundError(errno.ENOENT, "it has just been removed", self.container.name)
+        return lock
 
     def create(self, manifest: str) -> None:
         """Make its folder; without a name it gets one."""
@@ -106,7 +120,7 @@ class Stack(stack.Stack):
         super().give_up(keep=keep)
         if not keep:
             for name in self.container.anonymous:
-                discard(self.store, name)
+                volumes.discard(self.store, name)
 
     def follow(self, image: Image) -> None:
         """Take from the image what the command line doesn't say."""

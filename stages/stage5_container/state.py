@@ -13,13 +13,12 @@ numbers are used again, on this boot of the machine.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import json
 import os
 import time
 
-from stages import linux
+from stages import light, linux
+from stages.light import dumps, loads, read_text, suppress
 from stages.stage4_overlayfs import containers
 
 TYPE_CHECKING = False
@@ -105,7 +104,7 @@ class State:
     def want(self, wanted: bool) -> None:
         """Note that somebody wants it to run, or to end."""
         if wanted:
-            with contextlib.suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):
                 linux.unlink(f"{self.folder}/stopped")
         else:
             flags = linux.O_WRONLY | linux.O_CREAT | linux.O_CLOEXEC
@@ -116,7 +115,7 @@ def everything(store: Store) -> Iterator[State]:
     """Yield the containers that have a life of their own, the youngest first."""
     found = []
     for identity in os.listdir(f"{store.root}/containers"):
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             state = State(store, identity)
             found.append((state.config()["created"], identity, state))
     for _, _, state in sorted(found, reverse=True):
@@ -129,12 +128,11 @@ def birth(pid: int) -> int:
     See proc_pid_stat(5).
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The second field is the program's name, in which there may be anything.
-            fields = file.read().rpartition(b")")[2].split()
+        # The second field is the program's name, in which there may be anything.
+        fields = read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+    return 0 if fields[0] in ("Z", "X") else int(fields[19])
 
 
 def is_alive(facts: Facts, who: str = "pid") -> bool:
@@ -145,15 +143,13 @@ def is_alive(facts: Facts, who: str = "pid") -> bool:
 
 def boot_id() -> str:
     """Return what no other boot of this machine has. See random(4)."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+    return read_text("/proc/sys/kernel/random/boot_id").strip()
 
 
 def read(path: str) -> Facts:
     """Return a file's facts; none where there is no such file, or none that is whole."""
     try:
-        with open(path, encoding="ascii") as file:
-            found = json.load(file)
+        found = loads(read_text(path))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -161,7 +157,7 @@ def read(path: str) -> Facts:
 
 def write(path: str, facts: Facts) -> None:
     """Write facts into a file, whole or not at all."""
-    write_text(path, json.dumps(facts))
+    write_text(path, dumps(facts))
 
 
 def write_text(path: str, text: str) -> None:
@@ -169,10 +165,9 @@ def write_text(path: str, text: str) -> None:
     folder, _, name = path.rpartition("/")
     draft = f"{folder}/.{name}.{os.getpid()}"
     try:
-        with open(draft, "w", encoding="ascii") as file:
-            file.write(text)
+        light.write_text(draft, text)
         linux.rename(draft, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             os.unlink(draft)
         raise

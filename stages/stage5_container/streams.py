@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 
 from stages import linux
+from stages.light import later
 from stages.linux import O_CLOEXEC, SIGCHLD, SIGINT, SIGKILL
 from stages.stage1_chroot.process import INSIST
 from stages.stage5_container.loop import IN, Source, Writer
-from stages.stage5_container.terminal import Pty, show_console
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from stages.stage5_container import terminal
     from stages.stage5_container.monitor import Monitor
     from stages.stage5_container.options import Contained
+    from stages.stage5_container.terminal import Pty
+else:
+    terminal = later("stages.stage5_container.terminal")
 
 
 class Streams:
@@ -36,7 +40,7 @@ class Streams:
         self.ready, told = linux.pipe2(O_CLOEXEC)
         self.kept = [told]
         if self.container.tty:
-            self.pty = Pty()
+            self.pty = terminal.Pty()
         else:
             self.make_pipes()
         return self
@@ -84,7 +88,7 @@ class Streams:
             slave = self.pty.take()
             self.inner = dict.fromkeys((0, 1, 2), slave)
             if first and "mnt" in self.container.namespaces:
-                show_console(slave)
+                terminal.show_console(slave)
         for stream, fd in self.inner.items():
             linux.dup2(fd, stream)
 

@@ -8,7 +8,6 @@ the command never has the caller's terminal open, and can't type into it. See pt
 from __future__ import annotations
 
 import _socket
-import contextlib
 import errno
 import os
 import termios
@@ -16,6 +15,7 @@ from array import array
 from struct import pack
 
 from stages import linux
+from stages.light import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Raw:
     def __exit__(self, *_: object) -> None:
         """Have it as it was."""
         if self.before:
-            with contextlib.suppress(termios.error):  # it has been hung up meanwhile
+            with suppress(termios.error):  # it has been hung up meanwhile
                 termios.tcsetattr(self.fd, termios.TCSADRAIN, self.before)
 
 

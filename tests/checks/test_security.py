@@ -105,7 +105,7 @@ def refused_without(name: str) -> bool:
     rules = [rule for rule in profile.RULES if name in rule.names]
     usual = {*capabilities.USUAL}
     return not any(
-        rule.action == profile.ALLOW
+        rule.action == seccomp.ALLOW
         and usual >= {*rule.having}
         and usual.isdisjoint(rule.lacking)
         and MACHINE in (rule.machines or (MACHINE,))

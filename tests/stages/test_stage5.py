@@ -405,7 +405,8 @@ def test_always_starts_again_later_and_later_until_it_is_stopped(engine: Engine)
     times = engine.says("logs", "-t", "crash").splitlines()
     stamps = [float(row.split()[0][17:29]) % 60 for row in times]
     pauses = [(b - a) % 60 for a, b in itertools.pairwise(stamps)]
-    assert pauses[2] > pauses[0] * 2 > 0.15
+    # At least so long: a busy machine takes its time besides.
+    assert all(pause >= 0.1 * 2**count for count, pause in enumerate(pauses[:3])), pauses
     engine.says("stop", "crash")
     count = engine.says("logs", "crash").count("try")
     assert count >= rows.count("try")

@@ -616,11 +616,8 @@ def test_on_v2_a_program_says_the_same(tmp_path: Path) -> None:
     assert found["null"] == found["zero"] == 0
 
 
-def test_where_no_group_can_keep_devices_away_nothing_runs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(devices, "Trees", lambda: SimpleNamespace(v1={}))
-    group = SimpleNamespace(name="labrun-run-0", parts=[])
+def test_where_no_group_can_keep_devices_away_nothing_runs() -> None:
+    group = SimpleNamespace(name="labrun-run-0", parts=[], trees=SimpleNamespace(v1={}))
     devices.device_rules(group)  # type: ignore[arg-type]
     (part,) = group.parts
     with pytest.raises(FileNotFoundError) as raised:

@@ -147,6 +147,10 @@ def test_a_container_can_be_in_more_than_one_network(net: Internet, rootfs: Path
         row = f"{inner} web {web.folder.name} shop"
         assert row in words(data.reads("/etc/hosts"))
         assert f"{data.address} data {data.folder.name}" in words(web.reads("/etc/hosts"))
+        said("rename", "web", "site")
+        assert row.replace("web", "site") in words(data.reads("/etc/hosts"))
+        said("rename", "site", "web")
+        assert row in words(data.reads("/etc/hosts"))
         # Its own network, its way out and its doors are what they were.
         assert f"{web.address} {web.folder.name}" in words(web.reads("/etc/hosts"))
         assert net.beyond.asks(OUTSIDE, 8080).startswith("web ")

@@ -23,6 +23,8 @@ from labs.demo.trace import Call
 from labs.docs.record import labhost
 from labs.paths import CHECKOUT
 
+LIVING = "stage5"
+"""From this stage on containers live by themselves, on a throw-away host."""
 HOME = "/home/you/labrun"
 """Where a reader's checkout may lie."""
 KERNEL = "6.12.0"
@@ -39,7 +41,7 @@ MACHINE = {
 of its start."""
 PORT = "40917"
 """A port that was free."""
-NONCE = re.compile(r"\b(labrun|canary|secret|name|domain)-([0-9a-f]{12})\b")
+NONCE = re.compile(r"\b(labrun|canary|secret|name|domain|one|two)-([0-9a-f]{12})\b")
 NAMESPACE = re.compile(r"\b([a-z_]+):\[(\d{10})\]")
 DEVICE = re.compile(r"(device|设备) (\d+:\d+)")
 PROCESS = re.compile(r"(/proc/|kill -0 |kill\(|I am )(\d+)\b")
@@ -79,7 +81,21 @@ DIGEST = re.compile(r"\b([0-9a-f]{64})\b|(?<=sha256:)([0-9a-f]{12})(?![0-9a-f])"
 """The digest of a blob, or how it begins: on every machine it is of other files."""
 LOWER = re.compile(r"(?<=lowerdir=)[0-9a-f]{6,}(?::[0-9a-f]{6,})*")
 """The short names of layers, which are made from their digests."""
-CONTAINER = re.compile(r"(?<=containers/)[0-9a-f]{12}\b")
+CONTAINER = re.compile(r"(?<=containers/)[0-9a-f]{12}\b|(?<=\tweb )[0-9a-f]{12}\b")
+CALLER = re.compile(r"(?<=\]:)\d+(?=: response)|(?<=:)\d{5}(?=/(?:tcp|udp))")
+"""A port that the kernel chose: of whom a server has answered, or that a probe has published."""
+BENCH = re.compile(r"(?<=/bench-)[a-z0-9_]{8}\b")
+"""A throw-away host's folder."""
+FILTER = re.compile(r"\d+(?= instructions| 条指令)")
+"""How long a filter is: another libseccomp makes another one."""
+WHOLE = re.compile(r"(?<=CapEff:\t)000001f\w{9}")
+"""All capabilities: of how many a machine's root has one or two less is its own affair."""
+COVERED = re.compile(r"(?:/(?:proc|sys)/[\w/]+ )+/(?:proc|sys)/[\w/]+")
+HIDDEN = "/proc/acpi /proc/kcore /proc/keys /proc/timer_list /sys/firmware"
+READ_ONLY = "/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger /sys/kernel"
+"""What a container has covered of the kernel's files: on each machine, those that are there."""
+TOP = re.compile(r"(?m)^\d+ \d+(?= httpd$)")
+"""A server and its monitor, as the host numbers them."""
 DRAFT = re.compile(r"(?<=/overlay-)[0-9a-f]{16}\b")
 """What is being made in a store, before it has its name."""
 LOOP = re.compile(r"(/dev/loop|\b7:)\d+")
@@ -142,6 +158,10 @@ class Normal:
         text = LOWER.sub(lambda m: ":".join(map(self.short, m[0].split(":"))), text)
         for kind, pattern in (("container", CONTAINER), ("draft", DRAFT)):
             text = pattern.sub(partial(self.same_length, kind), text)
+        if self.stage >= LIVING:
+            text = BENCH.sub("k3w9x0ad", TOP.sub("53 51", CALLER.sub(PORT, text)))
+            text = WHOLE.sub("000001ffffffffff", FILTER.sub("1252", text))
+            text = COVERED.sub(lambda m: READ_ONLY if "/proc/sys " in m[0] else HIDDEN, text)
         text = NAMESPACE.sub(lambda m: self.namespace(*m.group(0, 1)), text)
         text = NESTED.sub(lambda m: self.pid(m[1]), text)
         text = PROCESS.sub(lambda m: m[1] + self.pid(m[2]), text)

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
 from checks.model import axes
+from checks.peers import dockerd
 from labs import texts
 from labs.demo import engine, pages, script, summary
 from labs.demo.played import Played
@@ -115,6 +116,8 @@ def _record(stage: str, folder: Path, shared: Path) -> None:
         if done.step.looks == "drivers":
             ran = [side.title for side in done.sides if not side.ended.status]
             (shared / measured.DRIVERS).write_text(" ".join([*ran, "\n"]), encoding="ascii")
+        if done.step.peer:
+            (shared / measured.PEER).write_text(f"{_version(done)}\n", encoding="ascii")
         if not done.as_expected:
             sys.exit(f"{done.step.id}: {done.finding.verdict.value}: {done.finding.evidence}")
         (folder / f"{done.step.id}.html").write_text(
@@ -128,6 +131,16 @@ def _record(stage: str, folder: Path, shared: Path) -> None:
         html.measured(before, summary.measured(played)), encoding="utf-8"
     )
     (folder / "check.txt").write_text(normal.seconds(normal(_judged(stage, shared))), "utf-8")
+
+
+def _version(done: Played) -> str:
+    """Return the version of the program that a step compares with, "none" where it isn't here."""
+    if done.peerless:
+        return "none"
+    argv = [done.step.peer, "--version"]
+    environment = {**os.environ, "PATH": dockerd.client_path()}
+    told = subprocess.run(argv, capture_output=True, text=True, check=True, env=environment)
+    return told.stdout.strip()
 
 
 def _judged(stage: str, shared: Path) -> str:

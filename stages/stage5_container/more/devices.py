@@ -11,17 +11,19 @@ import errno
 import os
 
 from stages import linux
+from stages.light import later
 from stages.stage3_cgroups.more.files import entries, kill_all, make, remove_when_empty
-from stages.stage3_cgroups.more.find import Trees
 from stages.stage3_cgroups.v2 import GroupV2
 from stages.stage4_overlayfs.whiteouts import in_user_namespace
-from stages.stage5_container.more.device_program import program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stages.stage3_cgroups.cgroup import ControlGroup
     from stages.stage3_cgroups.limits import Limits
     from stages.stage3_cgroups.more.usage import Usage
+    from stages.stage5_container.more import device_program
+else:
+    device_program = later("stages.stage5_container.more.device_program")
 
 ALLOWED = (
     # runc's, which Docker adds none to (libcontainer/specconv, AllowedDevices), but for 10:200:
@@ -59,7 +61,7 @@ class DeviceGroup:
     def __init__(self, group: ControlGroup) -> None:
         """Look where such rules can be; nothing is made yet."""
         self.group, self.path = group, ""
-        if own := Trees().v1.get("devices"):
+        if own := group.trees.v1.get("devices"):
             self.path = f"{own}/{group.name}"
 
     def prepare(self) -> None:
@@ -108,7 +110,7 @@ class DeviceGroup:
 
 def attach(directory: str) -> None:
     """Have the kernel ask our program whenever somebody in a group of v2 opens a device."""
-    code = program(ALLOWED)
+    code = device_program.program(ALLOWED)
     loaded = linux.bpf_prog_load(code, linux.BPF_PROG_TYPE_CGROUP_DEVICE)
     target = linux.open_file(directory, linux.O_RDONLY | linux.O_DIRECTORY | linux.O_CLOEXEC)
     try:

@@ -8,9 +8,8 @@ the way to all packets that aren't ours (more/nft.py). See ip-sysctl in the kern
 
 from __future__ import annotations
 
-import contextlib
-
 from stages import linux, netlink
+from stages.light import suppress
 from stages.stage5_container.more import members
 
 TYPE_CHECKING = False
@@ -43,7 +42,7 @@ def on(route: Netlink) -> None:
             continue
         link = attributes[netlink.IFLA_IFNAME].rstrip(b"\0").decode(errors="surrogateescape")
         # A link may go at any time.
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             if link != "lo" and not is_on(switch(link)):
                 ours.append(link)
                 members.write(members.FORWARDING, "\n".join(ours))
@@ -57,6 +56,6 @@ def off() -> None:
     # Somebody has it on for all since: then it is no longer ours to switch off.
     if not is_on(ALL):
         for link in ours:
-            with contextlib.suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):
                 linux.write_file(switch(link), "0")
     members.write(members.FORWARDING, "")

@@ -7,9 +7,9 @@ it carries, and why, is the relay's (more/relay.py); without ports it only waits
 from __future__ import annotations
 
 import os
-from importlib import import_module
 
 from stages import linux
+from stages.light import import_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

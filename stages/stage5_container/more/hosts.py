@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 
 from stages import linux
+from stages.light import read_text
 from stages.netlink import ipv4
 from stages.stage4_overlayfs import containers
 from stages.stage4_overlayfs.store import Store
@@ -128,8 +129,7 @@ def reachable(line: str) -> bool:
 def read_lines(path: str) -> list[str]:
     """Return the lines of a file, none where it isn't there."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read().splitlines()
+        return read_text(path).splitlines()
     except FileNotFoundError:
         return []
 

@@ -9,11 +9,11 @@ bytes as they are, and takes nothing to write.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 
 from stages import linux
+from stages.light import suppress
 from stages.stage3_cgroups.sizes import size
 
 TYPE_CHECKING = False
@@ -77,7 +77,7 @@ class Log:
 
     def write(self, text: bytes) -> None:
         """Write it; begin another file where this one is full."""
-        with contextlib.suppress(OSError):  # a full disk is no reason to end the command
+        with suppress(OSError):  # a full disk is no reason to end the command
             os.write(self.fd, text)
         self.length += len(text)
         if self.length >= self.most:
@@ -89,7 +89,7 @@ class Log:
         for number in range(self.files - 1, 0, -1):
             older = f"{self.path}.{number}"
             younger = f"{self.path}.{number - 1}" if number > 1 else self.path
-            with contextlib.suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):
                 os.rename(younger, older)
         if self.files == 1:
             os.unlink(self.path)

@@ -13,12 +13,10 @@ is a killed runtime's, and counts for nothing. All of it is used with the bridge
 from __future__ import annotations
 
 import _socket
-import contextlib
-import json
 import os
-from typing import NamedTuple
 
 from stages import linux, netlink
+from stages.light import NamedTuple, dumps, loads, suppress
 from stages.stage2_namespaces.more.bridge import LOCK, make_folder
 from stages.stage5_container.more.publish import Port
 
@@ -103,15 +101,15 @@ def write(name: str, text: str) -> None:
 
 def forget(place: str, name: str) -> None:
     """Remove a note, and with the last one the folder."""
-    with contextlib.suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):
         linux.unlink(f"{place}/{name}")
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         os.rmdir(place)
 
 
 def sweep() -> None:
     """Remove what was being written when its writer was killed: with the lock, nobody else is."""
-    with contextlib.suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):
         for name in os.listdir(folder()):
             if name.startswith("."):
                 forget(folder(), name)
@@ -119,7 +117,7 @@ def sweep() -> None:
 
 def add(member: Member) -> None:
     """Note that a container is plugged in."""
-    write(member.cable, json.dumps(member))
+    write(member.cable, dumps(member))
 
 
 def remove(member: Member) -> None:
@@ -153,7 +151,7 @@ def listed() -> list[Member]:
     for name in names:
         if name in (RULES, FORWARDING) or name.startswith("."):
             continue
-        fields = json.loads(note(name) or "[]")
+        fields = loads(note(name) or "[]")
         if len(fields) == len(Member._fields):
             member = Member(*fields)
             found.append(member._replace(ports=[Port(*port) for port in member.ports]))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from stages.light import later
 from stages.stage4_overlayfs.store import Store
-from stages.stage5_container.more.lookup import find, running
 from stages.stage5_container.network import open_network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from stages.stage5_container.more import lookup
     from stages.stage5_container.options import Contained
+else:
+    lookup = later("stages.stage5_container.more.lookup")
 
 KIND = "container:"
 
@@ -20,6 +23,5 @@ def other_network(container: Contained) -> int | None:
     """
     if not container.network.startswith(KIND):
         return None
-    return open_network(
-        running(find(Store(container.store), container.network[len(KIND) :]))["pid"]
-    )
+    other = lookup.find(Store(container.store), container.network[len(KIND) :])
+    return open_network(lookup.running(other)["pid"])

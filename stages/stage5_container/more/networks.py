@@ -9,13 +9,11 @@ say another: the one of the other stages, and it knows no names, as with Docker.
 from __future__ import annotations
 
 import errno
-import json
 import os
-import re
 import time
-from typing import NamedTuple
 
 from stages import linux, netlink
+from stages.light import NamedTuple, dumps, loads
 from stages.netlink import Netlink, attribute, ipv4, number
 from stages.stage2_namespaces.more.bridge import (
     BRIDGE,
@@ -27,10 +25,9 @@ from stages.stage2_namespaces.more.bridge import (
     free_subnet,
     hardware_address,
 )
+from stages.stage4_overlayfs.containers import is_name
 from stages.stage5_container.more import members
 
-NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
-"""What Docker takes for a name, too."""
 LONGEST = 128
 PREFIX = "lab-"
 """How the bridge of such a network is called; then come the first 8 digits of its ID."""
@@ -110,7 +107,7 @@ def listed(store: str) -> list[Network]:
     for name in names:
         if not name.startswith("."):
             with open(f"{store}/networks/{name}", encoding="utf-8") as file:
-                found.append(Network(*json.load(file)))
+                found.append(Network(*loads(file.read())))
     return found
 
 
@@ -119,7 +116,7 @@ def create(store: str, name: str, subnet: str = "") -> Network:
 
     Raises ValueError for a name or a subnet that can't be, FileExistsError for one that is taken.
     """
-    if not NAME.fullmatch(name) or len(name) > LONGEST:
+    if not is_name(name, 1) or len(name) > LONGEST:
         raise ValueError(f"network {name}: say letters, digits and _ . -")
     if name in BUILT_IN:
         raise ValueError(f"network {name}: it is always there: choose another name")
@@ -140,7 +137,7 @@ def create(store: str, name: str, subnet: str = "") -> Network:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         network = Network(name, os.urandom(32).hex(), asked, now)
         with open(f"{folder}/.{name}", "w", encoding="utf-8") as file:
-            json.dump(network, file)
+            file.write(dumps(network))
             file.flush()
             os.fsync(file.fileno())
         linux.rename(f"{folder}/.{name}", f"{folder}/{name}")

@@ -8,10 +8,10 @@ libnftables-json(5).
 from __future__ import annotations
 
 import errno
-import json
 import os
 
 from stages import linux
+from stages.light import dumps
 from stages.stage2_namespaces.more.bridge import LENGTH, TAG
 from stages.stage5_container.more.publish import ANY
 
@@ -90,7 +90,7 @@ def written(found: Sequence[tuple[str, Sequence[Term]]]) -> str:
         commands.append({"add": {"chain": chain | {"policy": "accept"}}})
     for chain_name, terms in found:
         commands.append({"add": {"rule": place | {"chain": chain_name, "expr": [*terms]}}})
-    return json.dumps({"nftables": commands})
+    return dumps({"nftables": commands})
 
 
 # Adding a table that is there does nothing; removing one that isn't fails.
@@ -151,7 +151,7 @@ def door(port: Port, address: str) -> list[Term]:
 
 def apply(text: str) -> None:
     """Have the kernel know these rules, in place of what we told it before; "": none."""
-    tell(text or json.dumps({"nftables": REMOVAL}))
+    tell(text or dumps({"nftables": REMOVAL}))
 
 
 def tell(text: str) -> None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import errno
 
+from stages.stage5_container.more.seccomp import ALLOW, REFUSE
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     Argument = tuple[int, str, int, int]
     """A condition on an argument: which, counted from 0; how it is compared, as libseccomp calls
     that; with what. With MASKED_EQ that is a mask, and the last is what is to be left by it."""
-
-ALLOW, REFUSE = "allow", "errno"
 
 
 class Rule:

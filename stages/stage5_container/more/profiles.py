@@ -10,8 +10,8 @@ import json
 import os
 
 from stages.stage5_container.more.capabilities import named
-from stages.stage5_container.more.profile import ALLOW, REFUSE, Rule
-from stages.stage5_container.more.seccomp import COMPARED, Profile
+from stages.stage5_container.more.profile import Rule
+from stages.stage5_container.more.seccomp import ALLOW, COMPARED, REFUSE, Profile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from stages.light import NamedTuple
 from stages.netlink import ipv4
 
 ANY = "0.0.0.0"

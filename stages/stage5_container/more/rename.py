@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from importlib import import_module
 
 from stages import linux
 from stages.stage4_overlayfs import containers
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
 def rename(store: Store, operands: Sequence[str], _: Options) -> int:
     """Give a container another name."""
     word, name = operands
-    if not containers.NAME.fullmatch(name):
+    if not containers.is_name(name):
         raise ValueError(f"{name}: say letters, digits and _ . - (two at least)")
     state = find(store, word)
+    before = state.name
     with containers.alone(store):
         if holder := containers.called(store, name):
             raise FileExistsError(errno.EEXIST, f"container {holder} has this name", name)
@@ -31,6 +33,8 @@ def rename(store: Store, operands: Sequence[str], _: Options) -> int:
         with open(draft, "x", encoding="ascii") as file:
             file.write(name)
         linux.rename(draft, f"{state.folder}/name")
+    if state.facts()["link"]:
+        import_module("stages.stage5_container.more.switchboard").rename(state.id, before, name)
     return 0
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 
 from stages.linux import SIGKILL
 from stages.stage4_overlayfs import containers
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from stages.stage5_container.state import State
 
 
+PAUSE = 0.05
+"""Seconds until it is looked whether another has removed it."""
+
+
 def rm(store: Store, operands: Sequence[str], options: Options) -> int:
     """Remove containers; with --force those, too, that run."""
     own_mounts()
@@ -33,16 +39,32 @@ def rm(store: Store, operands: Sequence[str], options: Options) -> int:
         state, facts = going.get(word) or known(store, word)
         if word in going:
             see_end(state, facts)
-            if not os.path.isdir(state.folder):
-                return  # with --rm its monitor has removed it
+        volumes = "--volumes" in options
+        if force:
+            remove_with_others(state, volumes=volumes)
+            return
         facts = state.facts()
         if facts["status"] not in LIVE:
             wait_for_end(facts, PATIENCE)
-        remove(state, volumes="--volumes" in options)
+        remove(state, volumes=volumes)
 
     status = each(operands, away)
     # As Docker has it: what was to be gone is gone, whoever has removed it.
     return 0 if force and all(is_gone(store, word) for word in operands) else status
+
+
+def remove_with_others(state: State, *, volumes: bool) -> None:
+    """Remove a container whose monitor may be at it, with --rm, or another `rm`; or see it gone."""
+    until = time.monotonic() + PATIENCE
+    while os.path.isdir(state.folder):
+        try:
+            remove(state, volumes=volumes)
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.ENOENT) or time.monotonic() > until:
+                raise
+            if state.facts()["status"] in LIVE and error.errno == errno.EBUSY:
+                raise  # somebody has started it again
+            time.sleep(PAUSE)
 
 
 def is_gone(store: Store, word: str) -> bool:

@@ -11,26 +11,28 @@ container the library would be the container's. See seccomp(2), seccomp_init(3).
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
-import hashlib
 import os
 import struct
 
-from stages.stage5_container.more.profile import ALLOW, REFUSE, RULES
+from stages.light import later, sha256, suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from stages.stage5_container.more import profile as docker
     from stages.stage5_container.more.profile import Argument, Rule
 
     Choice = tuple[int, list[tuple[str, int, tuple[Argument, ...]]]]
     """The action for what isn't listed; then names, actions and conditions."""
+else:
+    docker = later("stages.stage5_container.more.profile")
 
 LIBRARY = "libseccomp.so.2"
+ALLOW, REFUSE = "allow", "errno"
 ACTIONS = {
     # linux/seccomp.h: SECCOMP_RET_…
     ALLOW: 0x7FFF0000,
@@ -59,13 +61,25 @@ class Profile:
     """Rules, and what is done with a call that none of them is about."""
 
     def __init__(
-        self, rules: Sequence[Rule], action: str = REFUSE, errno: int = errno.EPERM
+        self, rules: Sequence[Rule] = (), action: str = REFUSE, errno: int = errno.EPERM
     ) -> None:
-        """Take them."""
-        self.rules, self.action, self.errno = rules, action, errno
+        """Take them; without rules they are Docker's."""
+        self.own, self.action, self.errno = rules, action, errno
+
+    @property
+    def rules(self) -> Sequence[Rule]:
+        """Return the rules. Docker's are long, and loaded where they are to be compiled."""
+        return docker.RULES if self is DOCKER else self.own
+
+    def mark(self, capabilities: Sequence[str], machine: str) -> str:
+        """Return what another set of rules for this container wouldn't have."""
+        if self is not DOCKER:
+            return repr(choose(self, capabilities, machine))
+        status = os.stat(f"{os.path.dirname(__file__)}/profile.py")
+        return repr((status.st_mtime_ns, status.st_size, capabilities))
 
 
-DOCKER = Profile(RULES)
+DOCKER = Profile()
 
 
 def choose(profile: Profile, capabilities: Sequence[str], machine: str) -> Choice:
@@ -92,12 +106,12 @@ def filter_for(profile: Profile, capabilities: Sequence[str], store: str) -> byt
     """
     library = Library()
     machine = os.uname().machine
-    choice = choose(profile, capabilities, machine)
-    key = hashlib.sha256(repr((choice, machine, library.version)).encode()).hexdigest()
+    told = profile.mark(capabilities, machine), machine, library.version
+    key = sha256(repr(told).encode()).hexdigest()
     file = f"{store}/seccomp/{key}"
     if kept := read(file):
         return kept
-    program = library.compile(choice, machine)
+    program = library.compile(choose(profile, capabilities, machine), machine)
     keep(file, program)
     return program
 
@@ -110,16 +124,16 @@ def read(file: str) -> bytes:
     except OSError:
         return b""
     digest, program = content[:32], content[32:]
-    return program if digest == hashlib.sha256(program).digest() else b""
+    return program if digest == sha256(program).digest() else b""
 
 
 def keep(file: str, program: bytes) -> None:
     """Keep a program for the next container; where that can't be, the next compiles it again."""
     draft = f"{file}.{os.urandom(8).hex()}"
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         os.makedirs(os.path.dirname(file), 0o700, exist_ok=True)
         with open(draft, "xb") as opened:
-            opened.write(hashlib.sha256(program).digest() + program)
+            opened.write(sha256(program).digest() + program)
         os.rename(draft, file)
 
 

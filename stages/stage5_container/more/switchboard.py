@@ -6,11 +6,11 @@ a runtime that was killed, and by `labrun clean`. The caller holds the bridges' 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 
 from stages import netlink
+from stages.light import suppress
 from stages.netlink import Netlink, attribute, number
 from stages.stage2_namespaces.more.bridge import LENGTH, TAG, Lock, hardware_address, hosts
 from stages.stage5_container.more import forwarding, members, networks, nft
@@ -97,7 +97,7 @@ def names_of(container: Wired) -> list[str]:
 
 def unplug(route: Netlink, member: Member) -> None:
     """Take a cable away, rather than leave it to the kernel, which does so when it likes."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         # It may have gone with its namespace, and another may have its name.
         if route.get_link(member.cable)[0] == member.number:
             route.delete_link(member.cable)
@@ -143,6 +143,16 @@ def settle_without(identity: str) -> None:
         settle(route, gone=identity)
 
 
+def rename(identity: str, before: str, name: str) -> None:
+    """Have those of its networks know a container by another name."""
+    with Lock(), Netlink() as route:
+        for member in members.living(route):
+            if member.id == identity and before in member.names:
+                names = [name if one == before else one for one in member.names]
+                members.add(member._replace(names=names))
+        settle(route)
+
+
 def remove_bridges(route: Netlink) -> None:
     """Remove the bridges of networks that nobody is plugged into."""
     links = route.links()
@@ -168,7 +178,7 @@ def spread_names(there: Sequence[Member]) -> None:
             if other.bridge in bridges and other.names and other.id != own[0].id
         ]
         # It may have been removed meanwhile, with its container.
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             rewrite(path, lines)
 
 

@@ -10,35 +10,33 @@ it, the containers do. One that nobody has named goes with its container: with -
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import json
 import os
-import re
 import time
 
+from stages.light import later, loads, suppress
 from stages.stage4_overlayfs import containers
-from stages.stage4_overlayfs.more.copies import Copies
 from stages.stage4_overlayfs.more.names import shown
 from stages.stage4_overlayfs.more.paths import Tree
-from stages.stage4_overlayfs.more.places import remove_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    from stages.stage4_overlayfs.more import copies, places
     from stages.stage4_overlayfs.options import Volume
     from stages.stage4_overlayfs.store import Store
+else:
+    copies = later("stages.stage4_overlayfs.more.copies")
+    places = later("stages.stage4_overlayfs.more.places")
 
-NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
-"""What Docker takes for a name, too."""
 LONGEST = 255
 DATA, UNNAMED = "_data", "anonymous"
 
 
 def folder(store: str, name: str) -> str:
     """Return where a volume is, or would be; raise ValueError for a name that can't be."""
-    if not NAME.fullmatch(name) or len(name) > LONGEST:
+    if not containers.is_name(name) or len(name) > LONGEST:
         raise ValueError(f"volume {shown(name)}: say letters, digits and _ . - (two at least)")
     return f"{store}/volumes/{name}"
 
@@ -107,7 +105,7 @@ def remove(store: Store, name: str) -> None:
             raise OSError(errno.EBUSY, f"containers have it: {names}: remove them first", name)
         leaving = f"{store.root}/tmp/{os.urandom(8).hex()}"
         os.rename(place, leaving)
-    remove_tree(leaving)
+    places.remove_tree(leaving)
 
 
 def discard(store: Store, name: str) -> None:
@@ -117,9 +115,9 @@ def discard(store: Store, name: str) -> None:
         if users(store, name):
             return
         leaving = f"{store.root}/tmp/{os.urandom(8).hex()}"
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             os.rename(folder(store.root, name), leaving)
-            remove_tree(leaving)
+            places.remove_tree(leaving)
 
 
 def users(store: Store, name: str) -> list[str]:
@@ -128,7 +126,7 @@ def users(store: Store, name: str) -> list[str]:
     for identity in sorted(os.listdir(f"{store.root}/containers")):
         try:
             with open(f"{store.root}/containers/{identity}/config.json", encoding="utf-8") as file:
-                asked = json.load(file)["options"].get("--volume", ())
+                asked = loads(file.read())["options"].get("--volume", ())
         except (FileNotFoundError, NotADirectoryError):
             continue  # it has no life of its own, and stage 4 knows no names of volumes
         if any(text.startswith(f"{name}:") for text in asked):
@@ -147,5 +145,5 @@ def fill(store: str, root: str, wanted: Iterable[Volume], anonymous: Collection[
             source = f"{root}/{Tree(root).resolve(one.target)}"
             # A link in the image leads inside the image: it was followed there.
             if os.path.isdir(source) and not os.path.islink(source):
-                with Copies(one.source) as copies:
-                    copies.tree(source)
+                with copies.Copies(one.source) as copied:
+                    copied.tree(source)
