@@ -6,15 +6,17 @@ nothing), and what is tried changes nothing but a mount namespace that goes with
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.running import assert_unchanged, machine, run
+from tests.running import run
 
-pytestmark = [pytest.mark.usefixtures("as_root", "shop"), pytest.mark.xdist_group("machine")]
+pytestmark = [
+    pytest.mark.usefixtures("as_root", "nothing_is_left", "shop"),
+    pytest.mark.xdist_group("stage5 escapes"),
+]
 
 
 class Way(NamedTuple):
@@ -70,13 +72,6 @@ WAYS = {
         ("--cap-add", "NET_ADMIN"),
     ),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    before = machine()
-    yield
-    assert_unchanged(before)
 
 
 @pytest.fixture(scope="module")
