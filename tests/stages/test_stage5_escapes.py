@@ -2,6 +2,12 @@
 
 Harmless by construction: what would harm is looked at (a mount's flags, an open that reads
 nothing), and what is tried changes nothing but a mount namespace that goes with the container.
+
+Classes that are tried elsewhere: the second chroot, the old root, propagation, /proc/1/root,
+abstract sockets (the probes fs.*, pid.*, net.abstract, with their mutants); tar, whiteouts
+(test_stage4_unpack); `cp` (test_stage5_cp: CVE-2018-15664, CVE-2019-14271); what masks are made
+of, inherited capabilities, keys (test_stage5_confine: CVE-2025-31133); terminals, TIOCSTI
+(test_stage5_terminal, sec.tty: CVE-2025-52565); published ports (test_stage5_network).
 """
 
 import os
@@ -13,6 +19,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests import dockerd
 from tests.running import run
 from tests.stages.lives import QUIET, Engine, eventually
 from tests.stages.test_stage5_confine import give_net_admin
@@ -116,6 +123,22 @@ def test_what_closes_it_is_what_is_said_to_and_nothing_else(
     stage5: str, rootfs: Path, way: str
 ) -> None:
     assert said(stage5, rootfs, WAYS[way].script, *WAYS[way].options) == {"out"}
+
+
+@pytest.mark.peers
+def test_docker_closes_the_same_ways_and_opens_them_by_the_same_options(rootfs: Path) -> None:
+    # What is judged here is the corpus: ways that are none would be closed everywhere.
+    with dockerd.started() as docker:
+        docker.load_rootfs(rootfs)
+
+        def told(script: str, *options: str) -> str:
+            line = ("run", "--rm", *options, "busybox:latest", "/bin/sh", "-c", f"{script}; true")
+            return docker(*line)
+
+        assert {name: told(way.script) for name, way in WAYS.items()} == dict.fromkeys(WAYS, "")
+        open_by = {name: way for name, way in WAYS.items() if way.options}
+        found = {name: told(way.script, *way.options) for name, way in open_by.items()}
+        assert found == dict.fromkeys(open_by, "out")
 
 
 @pytest.mark.parametrize("name", ["proc", "sys", "dev"])
