@@ -16,7 +16,7 @@ import pytest
 
 from stages.stage4_overlayfs.more.leftovers import leftovers, remove_leftovers
 from stages.stage4_overlayfs.store import Store
-from tests.running import abandoned_groups, assert_unchanged, machine, run
+from tests.running import abandoned_groups, run
 from tests.stages.lives import (
     QUIET,
     Engine,
@@ -27,17 +27,13 @@ from tests.stages.lives import (
 )
 from tests.stages.test_stage3 import gone
 
-pytestmark = [pytest.mark.usefixtures("as_root"), pytest.mark.xdist_group("machine")]
+pytestmark = [
+    pytest.mark.usefixtures("as_root", "nothing_is_left"),
+    pytest.mark.xdist_group("stage5 life"),
+]
 
 KILLED = 137
 ALL = "pid,net,mnt,ipc,uts,user,cgroup,time"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    before = machine()
-    yield
-    assert_unchanged(before)
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,14 @@ from typing import NamedTuple
 import pytest
 
 from tests import dockerd
-from tests.running import assert_unchanged, machine, run
+from tests.running import run
 from tests.stages.lives import QUIET, Engine, eventually
 from tests.stages.test_stage5_confine import give_net_admin
 
-pytestmark = [pytest.mark.usefixtures("as_root", "shop"), pytest.mark.xdist_group("machine")]
+pytestmark = [
+    pytest.mark.usefixtures("as_root", "nothing_is_left", "shop"),
+    pytest.mark.xdist_group("stage5 escapes"),
+]
 
 
 class Way(NamedTuple):
@@ -86,13 +89,6 @@ WAYS = {
         ("--cap-add", "NET_ADMIN"),
     ),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    before = machine()
-    yield
-    assert_unchanged(before)
 
 
 @pytest.fixture(scope="module")

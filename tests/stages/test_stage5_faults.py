@@ -19,7 +19,7 @@ from tests.stages.networks import Place
 
 pytestmark = [
     pytest.mark.usefixtures("as_root"),
-    pytest.mark.xdist_group("machine"),
+    pytest.mark.xdist_group("stage5 faults"),
     pytest.mark.once,
 ]
 
