@@ -86,12 +86,16 @@ def served(scene: Scene) -> tuple[list[str], list[str]]:
     """The server is nobody's foreground, answers at the host's port, and has its limit."""
     pid = scene.pid(SERVER)
     monitor = int(visitor.status_fields(pid)["PPid"])
-    evidence, faults = _answered(scene)
+    evidence: list[str] = []
+    faults: list[str] = []
     named = scene.inspect(SERVER)["MonitorPid"]
     if visitor.status_fields(monitor)["NSpid"].split()[1:2] != [str(named)]:
         faults.append(say("living.no_monitor"))
     else:
         evidence.append(say("living.monitor"))
+    asked = _answered(scene)
+    evidence += asked[0]
+    faults += asked[1]
     most, file = scene.bench.control(pid, "memory").smallest("memory.limit_in_bytes", "memory.max")
     limit = say("living.limit", most=told("memory", most or 0), file=os.path.basename(file))
     (evidence if most == MEMORY else faults).append(limit)

@@ -16,6 +16,7 @@ from stages.stage5_container.more.capabilities import chosen, names_of
 from stages.stage5_container.more.devices import device_rules
 from stages.stage5_container.more.identity import identify
 from stages.stage5_container.more.masks import make_read_only, mask
+from stages.stage5_container.more.program import OURS, beware
 from stages.stage5_container.more.seccomp import DOCKER, LIBRARY, filter_for
 from stages.stage5_container.more.security import Security
 from stages.stage5_container.more.ulimits import limits
@@ -86,6 +87,7 @@ def confine(container: Contained) -> None:
     What comes after it has to do with what the filter allows.
     """
     rights = container.rights
+    beware(container.command, container.environment)
     # Keys that the caller's session has, a file system's or a ticket's, would go along.
     try:
         linux.join_session_keyring()
@@ -148,6 +150,8 @@ CAUSES = {
     ("bpf", errno.EPERM): "rules for devices are a program of eBPF, which takes CAP_BPF and "
     "CAP_SYS_ADMIN: run it on the machine itself",
     ("bpf", errno.EINVAL): "this kernel takes no programs for devices (CONFIG_CGROUP_BPF)",
+    (OURS, errno.ELOOP): "it leads by /proc to a process's own program, which until now is the "
+    "host's (CVE-2019-5736): say its path",
     ("mask", errno.ENODEV): "the root's /dev/null is another file, which would be seen in the "
     "place of what is hidden (CVE-2025-31133)",
 }

@@ -93,9 +93,13 @@ class Plug:
             with Lock(), Netlink() as route:
                 gone = self.member.id if self.member else ""
                 self.board.settle(route, gone)
-        finally:
+        except BaseException:
+            # Whoever tidies up after a dead runtime does so after one that can't.
             if self.helper:
-                self.helper.dismiss()
+                self.helper.take_over()
+            raise
+        if self.helper:
+            self.helper.dismiss()
 
 
 def refuse_ports(name: str) -> None:

@@ -75,7 +75,7 @@ class TestPlayed:
     def test_it_comes_back_is_found_stops_and_is_kept(self, rows: dict[str, Any]) -> None:
         assert out(rows["crash"], "host") == "<h1>Hello</h1>\n1 restart\n"
         assert out(rows["crash"], "container").startswith("kept\n")
-        assert out(rows["names"], "host") == ""
+        assert out(rows["names"], "host") == "client lab\nweb lab\n"
         assert out(rows["names"], "container").endswith("<h1>Hello</h1>\n")
         assert [out(rows["stop"], side).split() for side in ("host", "container")] == [
             ["deaf", "137"],

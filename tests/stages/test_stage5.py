@@ -16,8 +16,7 @@ import pytest
 
 from stages.stage4_overlayfs.more.leftovers import leftovers, remove_leftovers
 from stages.stage4_overlayfs.store import Store
-from tests.running import abandoned_groups, assert_unchanged, machine, run
-from tests.stages.faults import calls_before_the_command, check_each_fails_closed
+from tests.running import abandoned_groups, run
 from tests.stages.lives import (
     QUIET,
     Engine,
@@ -28,17 +27,13 @@ from tests.stages.lives import (
 )
 from tests.stages.test_stage3 import gone
 
-pytestmark = [pytest.mark.usefixtures("as_root"), pytest.mark.xdist_group("machine")]
+pytestmark = [
+    pytest.mark.usefixtures("as_root", "nothing_is_left"),
+    pytest.mark.xdist_group("stage5 life"),
+]
 
 KILLED = 137
 ALL = "pid,net,mnt,ipc,uts,user,cgroup,time"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    before = machine()
-    yield
-    assert_unchanged(before)
 
 
 @pytest.fixture(scope="module")
@@ -824,37 +819,3 @@ def test_letters_can_be_said_together_and_options_behind_operands(engine: Engine
     engine.says("run", "-di", "--rm", *QUIET, "--name", "pair", "box", "/bin/cat")
     assert engine.says("ps", "-aq") == engine.known("pair")["Id"]
     engine.says("stop", "pair", "-t", "0")
-
-
-# ---- faults
-
-
-@pytest.mark.once
-def test_whatever_call_fails_nothing_runs_and_nothing_is_left(
-    engine: Engine, tmp_path: Path
-) -> None:
-    options = ["--rm", *QUIET, "--name", "faulty", "-v", f"{tmp_path}:/new/v:ro", "-u", "1234"]
-    options += ["--hostname", "inner", "-w", "/etc", "-m", "64m"]
-    assert engine.inside("echo unpacked") == "unpacked"  # from now on each run has the same calls
-    calls = calls_before_the_command(engine.command, *options, "box", "/bin/echo", "ran")
-    tried: dict[str, str] = {}
-    born = free = False  # whether the child has been let go: what comes then is tidying up
-    for call, words in calls.items():
-        if call.startswith("parent:") and free:
-            continue
-        born |= words.startswith("clone3(")
-        free = born and re.match(r'write\(\d+, "', words) is not None
-        # One of each kind, and each mount: what the rest is called is the machine's business.
-        name = words.partition("(")[0]
-        kind = words.partition(" = ")[0] if "mount" in name else name
-        if re.match(r'mkdir\("/sys/fs/cgroup', words):
-            continue  # some only count: a run goes on without them, as in stage 3
-        tried.setdefault(f"{call.partition(':')[0]} {kind}", call)
-    assert {"child setsid", "child capset", "parent clone3", "parent signalfd"} <= {*tried}
-    assert len(tried) > 40
-    line = ["run", *options, "box", "/bin/echo", "ran"]
-    for kind, call in tried.items():
-        told = check_each_fails_closed("stage5", [call], line)
-        assert engine.residue() == [], (kind, told)
-    assert not abandoned_groups()
-    assert engine.inside("echo ran") == "ran"

@@ -37,27 +37,21 @@ from stages.stage5_container.more.ulimits import limits
 from tests.running import (
     NOBODY,
     abandoned_groups,
-    assert_unchanged,
-    machine,
     ordinary_user,
     run,
 )
 from tests.stages.faults import check_each_fails_closed
 from tests.stages.storing import apart
 
-pytestmark = [pytest.mark.usefixtures("as_root", "shop"), pytest.mark.xdist_group("machine")]
+pytestmark = [
+    pytest.mark.usefixtures("as_root", "nothing_is_left", "shop"),
+    pytest.mark.xdist_group("stage5 walls"),
+]
 
 USUAL = 0xA80425FB
 """Docker's fourteen, as a sum."""
 ALL = (1 << 41) - 1
 libc = ctypes.CDLL(None, use_errno=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    before = machine()
-    yield
-    assert_unchanged(before)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from tests.running import LABRUN
 from tests.stages.faults import calls_before_the_command, faulty
 from tests.stages.networks import BEYOND, OUTSIDE, STAGE5, Internet, words
 
-pytestmark = [pytest.mark.usefixtures("as_root"), pytest.mark.xdist_group("machine")]
+pytestmark = [pytest.mark.usefixtures("as_root"), pytest.mark.xdist_group("stage5 network")]
 
 
 @pytest.fixture

@@ -11,19 +11,15 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.running import assert_unchanged, machine, run
+from tests.running import run
 from tests.stages.lives import QUIET, Engine, eventually, is_there
 
-pytestmark = [pytest.mark.usefixtures("as_root"), pytest.mark.xdist_group("machine")]
+pytestmark = [
+    pytest.mark.usefixtures("as_root", "nothing_is_left"),
+    pytest.mark.xdist_group("stage5 terminal"),
+]
 
 DETACH = "\x10\x11"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    before = machine()
-    yield
-    assert_unchanged(before)
 
 
 @pytest.fixture(scope="module")

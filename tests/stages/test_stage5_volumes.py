@@ -12,7 +12,7 @@ from stages.stage4_overlayfs.options import Volume
 from stages.stage5_container.more import volumes
 from tests.running import run
 
-pytestmark = [pytest.mark.usefixtures("as_root"), pytest.mark.xdist_group("machine")]
+pytestmark = [pytest.mark.usefixtures("as_root"), pytest.mark.xdist_group("stage5 volumes")]
 
 Ask = Callable[..., subprocess.CompletedProcess[bytes]]
 

@@ -55,6 +55,11 @@ class Helper:
         linux.waitid(self.pid, linux.WEXITED)
         os.close(self.writer)
 
+    def take_over(self) -> None:
+        """Have it tidy up, as though this process were dead; return when it has."""
+        os.close(self.writer)
+        linux.waitid(self.pid, linux.WEXITED)
+
 
 def help_out(reader: int, doors: Doors, tidy: Callable[[], None]) -> None:
     """Be the helper, whatever happens."""
