@@ -65,11 +65,12 @@ PEERS = [
 ]
 """The runtimes that the checks are calibrated on, what images are exchanged with, and services."""
 
-STORAGE = [
+CORE = [
+    Package("nftables", "nft", "the networks of stage 5"),
     Package("fuse3", "fusermount3", "AUFS's rules in user space, by libfuse"),
     Package("openssl", "openssl", "the certificate of a registry that the tests run"),
 ]
-"""What the tests of images and of storage drivers take; without it they say so, and are skipped."""
+"""What the core tests take beside Python; without it they say so, and are skipped."""
 
 BROWSER = [
     Package("chromium", "chromium", "the site's pages, in a real browser"),
