@@ -200,11 +200,16 @@ def committed(scene: Scene) -> tuple[list[str], list[str]]:
     return evidence, [] if kept else [say("living.not_committed")]
 
 
+CHOICES = {"cgroup"}
+"""Namespaces that Docker gives on cgroup v2 (`--cgroupns private`) and not on v1 (`host`)."""
+
+
 def compared(scene: Scene) -> tuple[list[str], list[str]]:
     """The kernel says the same of both containers, in rights, namespaces and limit."""
     ours, theirs = (_facts(scene.bench, scene.pid(SERVER, engine)) for engine in ((), scene.peer))
-    alike = [name for name in ours if ours[name] == theirs[name] and name != "masked"]
-    differing = [name for name in ours if name not in alike and name != "masked"]
+    shown = ("masked", *CHOICES)
+    alike = [name for name in ours if ours[name] == theirs[name] and name not in shown]
+    differing = [name for name in ours if name not in alike and name not in shown]
     evidence = [
         say("living.alike", facts=", ".join(f"{name} {ours[name]}" for name in alike)),
     ]
@@ -212,6 +217,8 @@ def compared(scene: Scene) -> tuple[list[str], list[str]]:
         say("living.differs", fact=name, ours=ours[name], theirs=theirs[name]) for name in differing
     ]
     for engine, one, other in (("Docker", theirs, ours), ("stage 5", ours, theirs)):
+        if names := " ".join(name for name in CHOICES if one[name] and not other[name]):
+            evidence.append(say("living.more_namespaces", engine=engine, names=names))
         more = _topmost(set(one["masked"].split()) - set(other["masked"].split()))
         if more:
             evidence.append(say("living.more_mounts", engine=engine, names=" ".join(more)))
@@ -232,7 +239,8 @@ def _facts(bench: Bench, pid: int) -> dict[str, str]:
     points = [mount.point for mount in mounts.parse(text)]
     return {
         **{name: fields[name].lstrip("0") or "0" for name in RIGHTS},
-        "namespaces": " ".join(sorted(new)),
+        "namespaces": " ".join(sorted({*new} - CHOICES)),
+        **{name: name if name in new else "" for name in CHOICES},
         "memory": told("memory", most or 0),
         "masked": " ".join(sorted(p for p in points if p.startswith(("/proc/", "/sys/")))),
     }
