@@ -1,8 +1,8 @@
 """`python -m benchmarks.container`: what a start of stage 5 costs, beside `runc run` and Docker.
 
-Each pair does comparable work on the same root file system, in interleaved rounds: without a
-network beside `runc run` with the same filter for system calls, and on the bridge beside `docker
-run --rm` with a daemon of our own. Docker's CPU time is its client's alone.
+Each pair runs on the same root file system, in interleaved rounds: without a network beside `runc
+run` as it comes, and with stage 5's filter for system calls; on the bridge beside `docker run --rm`
+with a daemon of our own. Docker's CPU time is its client's alone.
 """
 
 import argparse
@@ -27,9 +27,11 @@ from tests import dockerd
 
 ALONE, BRIDGED = "stage5 --net none", "stage5 bridged"
 RUNC, FILTERED = "runc run", "runc run, seccomp"
-BOUNDS = {(ALONE, FILTERED): 1.2, (BRIDGED, DOCKER): 0.5}
-"""What the ratios may be at most: Done-when of the stage."""
-AIMS = {(ALONE, FILTERED): 1.0, (BRIDGED, DOCKER): 0.3}
+BOUNDS = {(ALONE, RUNC): 1.2, (BRIDGED, DOCKER): 0.5}
+"""What the ratios may be at most."""
+AIMS = {(ALONE, RUNC): 1.0, (BRIDGED, DOCKER): 0.3}
+SHOWN = [(ALONE, FILTERED)]
+"""Ratios that are only shown: by default runc filters no system calls, and stage 5 does."""
 
 
 @contextmanager
@@ -110,6 +112,8 @@ def main() -> int:
         print(f"{name:18} median {row['median_ms']:6} ms, fastest {row['fastest_ms']:6} ms,",
               f"CPU {row['cpu_ms']:6} ms", file=screen)  # fmt: skip
     ratios, late = [], False
+    for ours, theirs in SHOWN:
+        print(f"{ours}: {figures[theirs][ours]['paired']:.2f} of {theirs}", file=screen)
     for (ours, theirs), bound in BOUNDS.items():
         ratio = figures[theirs][ours]["paired"]
         aim, late = AIMS[ours, theirs], late or ratio > bound
