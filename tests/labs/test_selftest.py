@@ -174,6 +174,8 @@ def test_what_failed_beside_others_is_run_once_more_by_itself_and_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mended: bool
 ) -> None:
     monkeypatch.setattr(selftest, "CHECKOUT", tmp_path)
+    # This test may be in a worker itself.
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests/__init__.py").touch()
     (tmp_path / "tests/test_shaky.py").write_text(SHAKY)
