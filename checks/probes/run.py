@@ -65,7 +65,7 @@ def status(trial: Trial) -> Finding:
     try:
         # Stage 5 makes the directory, as Docker does (CONTRACT): then that is where one stands.
         missing = f"/{nonce()}"
-        ended = trial.run(Request(["/bin/sh", "-c", "pwd"], workdir=missing))
+        ended = trial.run(Request(["/bin/sh", "-c", "pwd -P"], workdir=missing))
         made = ended.stdout.decode(errors="replace").strip() == missing
         note(say("run.case_workdir"), ended.status, 0 if made else 125)
     except Unsupported as error:
