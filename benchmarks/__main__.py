@@ -35,18 +35,17 @@ def main() -> int:
             return 3
         with Progress(console=screen, transient=True) as bar:
             task = bar.add_task("starting and waiting", total=options.rounds)
-            seconds = measure(lines, options.rounds, lambda: bar.advance(task))
-    figures = summary(seconds, options.base)
+            costs = measure(lines, options.rounds, lambda: bar.advance(task))
+    figures = summary(costs, options.base)
     facts = machine.host() | {
         "cpus": len(os.sched_getaffinity(0)),
         "python": sys.version.split()[0],
         "rounds": options.rounds,
     }
-    table = Table("start of /bin/true", "median", "fastest", f"against {options.base}")
+    table = Table("start of /bin/true", "median", "fastest", "CPU", f"against {options.base}")
     for name, row in sorted(figures.items(), key=lambda item: item[1]["ratio"]):
-        table.add_row(
-            name, f"{row['median_ms']} ms", f"{row['fastest_ms']} ms", f"{row['ratio']:.2f}"
-        )
+        times = (f"{row[key]} ms" for key in ("median_ms", "fastest_ms", "cpu_ms"))
+        table.add_row(name, *times, f"{row['ratio']:.2f}")
     screen.print(table)
     screen.print(", ".join(f"{name} {value}" for name, value in facts.items()), style="dim")
     if options.json:

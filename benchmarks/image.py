@@ -8,7 +8,6 @@ with the kernel's overlay. `--storage-driver vfs` shows what that saves us from.
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -56,13 +55,12 @@ def main() -> int:
         run = [stage4, "run", "--rm", "--net", "none", "--storage-driver", driver]
         lines = {BIG: [*run, "big", "/bin/true"], SMALL: [*run, "small", "/bin/true"]}
         # The first of each unpacks its image, and isn't counted.
-        seconds = measure(lines, options.rounds, lambda: None)
-    figures = summary(seconds, SMALL)
-    paired = [big / small for big, small in zip(seconds[BIG], seconds[SMALL], strict=True)]
+        costs = measure(lines, options.rounds, lambda: None)
+    figures = summary(costs, SMALL)
     for name, row in figures.items():
         print(f"{name:8} median {row['median_ms']} ms, fastest {row['fastest_ms']} ms,", end=" ")
         print(f"{row['ratio']:.3f} of {SMALL}")
-    print(f"round by round {statistics.median(paired):.3f} of {SMALL}")
+    print(f"round by round {figures[BIG]['paired']:.3f} of {SMALL}")
     if options.json:
         report = {"schema": 1, "rounds": options.rounds, "driver": driver, "image": figures}
         with open(1 if options.json == "-" else options.json, "w", encoding="utf-8") as file:

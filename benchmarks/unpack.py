@@ -9,14 +9,13 @@ import json
 import os
 import random
 import shutil
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.start import once, summary
+from benchmarks.start import Cost, once, summary
 from stages.stage4_overlayfs.more import tar
 from stages.stage4_overlayfs.pack import END
 
@@ -54,19 +53,19 @@ def measure(
     target: Path,
     rounds: int,
     progress: Callable[[], None] = lambda: None,
-) -> dict[str, list[float]]:
-    """Return the seconds of each round, by contender; each has an empty target, and idle disks."""
+) -> dict[str, list[Cost]]:
+    """Return the cost of each round, by contender; each has an empty target, and idle disks."""
     names = list(lines)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    costs: dict[str, list[Cost]] = {name: [] for name in names}
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
             target.mkdir()
-            seconds[name].append(once(lines[name]))
+            costs[name].append(once(lines[name]))
             shutil.rmtree(target)
             time.sleep(0.05)
         progress()
-    return seconds
+    return costs
 
 
 def main() -> int:
@@ -86,13 +85,12 @@ def main() -> int:
             "unpack": [sys.executable, "-S", "-c", UNPACK, str(layer), str(target)],
             PEER: [PEER, "-x", "--numeric-owner", "-p", "-f", str(layer), "-C", str(target)],
         }
-        seconds = measure(lines, target, options.rounds)
-    figures = summary(seconds, PEER)
-    paired = [ours / theirs for ours, theirs in zip(seconds["unpack"], seconds[PEER], strict=True)]
+        costs = measure(lines, target, options.rounds)
+    figures = summary(costs, PEER)
     for name, row in figures.items():
         print(f"{name:8} median {row['median_ms']} ms, fastest {row['fastest_ms']} ms,", end=" ")
         print(f"{row['ratio']:.2f} of {PEER}")
-    print(f"round by round {statistics.median(paired):.2f} of {PEER}")
+    print(f"round by round {figures['unpack']['paired']:.2f} of {PEER}")
     if options.json:
         text = json.dumps({"schema": 1, "rounds": options.rounds, "unpack": figures}, indent=2)
         with open(1 if options.json == "-" else options.json, "w", encoding="utf-8") as file:

@@ -59,6 +59,7 @@ class Bench:
         self.outer = ("mnt",) if machine else OUTER
         self.pid = 0
         self.canaries: Canaries
+        self.keyring = 0
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -68,6 +69,9 @@ class Bench:
         """
         if os.geteuid() != 0:
             raise NoBench(say("bench.needs_root"))
+        # What is started on the bench has the judge's session keyring; some kernels have no keys.
+        with contextlib.suppress(OSError):
+            self.keyring = kernel.join_session_keyring()
         with ExitStack() as stack:
             page = stack.enter_context(ledger.page())
             self._group = stack.enter_context(cgroup.outer_group(page))

@@ -26,21 +26,30 @@ class Images:
         """Take the runtime on its bench."""
         self.trial, self.bench = trial, trial.bench
 
+    def start(
+        self, words: str, *operands: str, stdin: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[bytes]:
+        """Have the runtime begin to do something; return its process, with what it says in pipes.
+
+        Raises NoImages where it can't be asked, NotStarted where it can't be started.
+        """
+        trial, pipe = self.trial, subprocess.PIPE
+        try:
+            argv = trial.runtime.verb(words, operands, self.bench)
+            return self.bench.popen(argv, stdin=stdin, stdout=pipe, stderr=pipe)
+        except Unsupported as error:
+            raise NoImages(str(error)) from None
+        except (FileNotFoundError, PermissionError) as error:
+            why = {"runtime": trial.runtime.name, "reason": error.strerror}
+            raise NotStarted(say("runtime.cannot_start", **why)) from None
+
     def ask(self, words: str, *operands: str) -> Ended:
         """Have the runtime do something with images; return how it ended.
 
         Raises NoImages where it knows no such command, NotStarted where it can't be started or
         doesn't end.
         """
-        trial, pipe = self.trial, subprocess.PIPE
-        try:
-            argv = trial.runtime.verb(words, operands, self.bench)
-            process = self.bench.popen(argv, stdout=pipe, stderr=pipe)
-        except Unsupported as error:
-            raise NoImages(str(error)) from None
-        except (FileNotFoundError, PermissionError) as error:
-            why = {"runtime": trial.runtime.name, "reason": error.strerror}
-            raise NotStarted(say("runtime.cannot_start", **why)) from None
+        process = self.start(words, *operands)
         try:
             stdout, stderr = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:

@@ -40,6 +40,18 @@ MNT_DETACH = 2
 # prctl(2)
 PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 1, 8, 24
 
+# keyctl(2), whose number x86-64 has for itself
+KEYCTL_JOIN_SESSION_KEYRING = 1
+_SYS_keyctl = 250 if os.uname().machine == "x86_64" else 219
+
+# ptrace(2)
+PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_SECCOMP_GET_FILTER = (
+    17,
+    0x4206,
+    0x4207,
+    0x420C,
+)
+
 # capabilities(7): read now, for a visitor has another /proc or none
 CAP_LAST_CAP = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))
 
@@ -174,6 +186,41 @@ def mq_create(name: str) -> None:
 def mq_open(name: str) -> None:
     """Open a POSIX queue for reading. See mq_open(3)."""
     _call("mq_open", name.encode(), os.O_RDONLY | os.O_NONBLOCK)
+
+
+def join_session_keyring() -> int:
+    """Have a new session keyring in the place of our own; return its serial number. See keyctl(2).
+
+    Whoever is started from here on has it, too, unless somebody sees to that.
+    """
+    return _call("syscall", ctypes.c_long(_SYS_keyctl), KEYCTL_JOIN_SESSION_KEYRING, None)
+
+
+def seccomp_filter(pid: int) -> bytes:
+    """Return the newest filter for system calls of a process, as the kernel keeps it.
+
+    The process is stopped for it, and goes on. See PTRACE_SECCOMP_GET_FILTER, ptrace(2).
+    """
+    none = ctypes.c_void_p(None)
+    _ptrace(PTRACE_SEIZE, pid, none, none)
+    try:
+        _ptrace(PTRACE_INTERRUPT, pid, none, none)
+        _wait_stopped(pid)
+        count = _ptrace(PTRACE_SECCOMP_GET_FILTER, pid, none, none)
+        program = ctypes.create_string_buffer(8 * count)
+        _ptrace(PTRACE_SECCOMP_GET_FILTER, pid, none, ctypes.byref(program))
+        return program.raw
+    finally:
+        _ptrace(PTRACE_DETACH, pid, none, none)
+
+
+def _ptrace(request: int, pid: int, address: Any, data: Any) -> int:
+    return _call("ptrace", ctypes.c_long(request), ctypes.c_int(pid), address, data)
+
+
+def _wait_stopped(pid: int) -> None:
+    """Wait for a process that we trace. See waitpid(2), __WALL."""
+    os.waitpid(pid, 0x40000000)
 
 
 def limit_capabilities(effective: int, permitted: int, bounding: int) -> None:

@@ -38,7 +38,7 @@ class Axis:
     title: Mapping[str, str]
     """What holds when the check passes, by language."""
     hint: Mapping[str, str]
-    """What is wrong when it fails, by language; empty where nothing probes the axis yet."""
+    """What is wrong when it fails, by language."""
     required: Verdict
     see: str
     points: int = 1

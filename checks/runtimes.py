@@ -44,10 +44,10 @@ LIMITS = (
 """The options of stage 3 that Docker has, too, and spells alike."""
 VALUED = (
     *("--namespaces", "--hostname", "--net", "--ip", "--boottime", *LIMITS, "--net-rate"),
-    "--name",
+    *("--name", "--security-opt"),
 )
 """The options from stage 2 on, as the contract spells them; each has a value."""
-SWITCHES = ("--rm",)
+SWITCHES = ("--rm", "--tty", "--detach")
 """Those that have none."""
 BOOTTIME = "86400"
 """Seconds that are added to the boot-time clock where nothing else is asked for (CONTRACT)."""

@@ -145,10 +145,18 @@ class Container:
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(b"\n")
             self.process.stdin.flush()
+        self.status()
+
+    def status(self, patience: float = PATIENCE) -> int:
+        """Return its runtime's exit status as a shell has it, once it has ended, too.
+
+        Raises NotStarted where that takes too long.
+        """
         try:
-            self.process.wait(timeout=PATIENCE)
+            self.process.wait(timeout=patience)
         except subprocess.TimeoutExpired:
-            raise NotStarted(say("runtime.not_ended", seconds=PATIENCE)) from None
+            raise NotStarted(say("runtime.not_ended", seconds=patience)) from None
+        return status_of(self.process)
 
 
 @dataclass(frozen=True)
@@ -159,12 +167,18 @@ class Trial:
     bench: Bench
 
     def popen(
-        self, request: Request, **streams: int | IO[bytes] | Sequence[int]
+        self,
+        request: Request,
+        before: Sequence[str] = (),
+        **streams: int | IO[bytes] | Sequence[int],
     ) -> subprocess.Popen[bytes]:
-        """Start the runtime on the bench. Raises NotStarted where it can't be."""
+        """Start the runtime on the bench, by the words `before`, if any.
+
+        Raises NotStarted where it can't be.
+        """
         try:
             return self.bench.popen(
-                self.runtime.argv(request, self.bench),
+                [*before, *self.runtime.argv(request, self.bench)],
                 environment=self.runtime.environment(request),
                 **streams,  # type: ignore[arg-type]  # popen() checks them
             )
@@ -191,12 +205,15 @@ class Trial:
         line: str = "",
         watch: Watch | None = None,
         root: str = "",
+        before: Sequence[str] = (),
+        stdin: int = subprocess.PIPE,
     ) -> Iterator[Container]:
         """Start a shell that says so, runs `script` and waits, and find it among the processes.
 
         `line` is another line for the shell, which says so, and waits, in a child that it forks.
         `watch` is called with the runtime and the command's arguments as soon as the runtime runs.
-        `root` is another ROOT than the bench's, or an image.
+        `root` is another ROOT than the bench's, or an image. `before` are words that start the
+        runtime, and `stdin` is a descriptor for it.
         Raises NotStarted with what the runtime said, NoSuchOption where it knows no such option.
         """
         name = nonce("command")
@@ -205,25 +222,45 @@ class Trial:
         command = ["/bin/sh", "-c", line or usual, name]
         request = Request(command, workdir=workdir, options=options, root=root)
         pipe = subprocess.PIPE
-        process = self.popen(request, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=pass_fds)
-        try:
-            assert process.stdout
-            heard = bytearray()
-            if watch:
-                watch(process, command)
-            if not _hear(process.stdout, name.encode() + b"\n", PATIENCE, heard):
-                raise _why_not(process, options)
-            container = Container(find(command, forked=bool(line)), process, heard)
+        streams: dict[str, int] = {"stdin": stdin, "stdout": pipe, "stderr": pipe}
+        process = self.popen(request, before, pass_fds=pass_fds, **streams)
+        with awaited(process, command, options, forked=bool(line), watch=watch) as container:
             yield container
-            # The command first: then a runtime ends in order, and takes down what it made.
-            _kill(container.pid)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=2)
-        finally:
-            _let_go(process)
 
 
-def _kill(pid: int) -> None:
+@contextlib.contextmanager
+def awaited(
+    process: subprocess.Popen[bytes],
+    command: Sequence[str],
+    options: Sequence[str] = (),
+    *,
+    forked: bool = False,
+    watch: Watch | None = None,
+) -> Iterator[Container]:
+    """Wait for the name that a command says, its last argument; find it, and end it at last.
+
+    `process` is the runtime that was given the command. Raises NotStarted, NoSuchOption.
+    """
+    try:
+        assert process.stdout
+        heard = bytearray()
+        if watch:
+            watch(process, command)
+        # A terminal of its own ends a line otherwise.
+        said = command[-1].encode() + (b"" if "--tty" in options else b"\n")
+        if not _hear(process.stdout, said, PATIENCE, heard):
+            raise _why_not(process, options)
+        container = Container(find(command, forked=forked), process, heard)
+        yield container
+        # The command first: then a runtime ends in order, and takes down what it made.
+        kill(container.pid)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=2)
+    finally:
+        let_go(process)
+
+
+def kill(pid: int) -> None:
     """Kill a process that we found on the bench, if it is still there."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
@@ -258,14 +295,14 @@ def _outcome(process: subprocess.Popen[bytes], stdin: bytes, patience: float) ->
         stdout, stderr = process.communicate(stdin, timeout=patience)
     except subprocess.TimeoutExpired as late:
         hung = process.poll() is None
-        _let_go(process)
+        let_go(process)
         if hung:
             raise NotStarted(say("runtime.not_ended", seconds=patience)) from None
         stdout, stderr = late.stdout or b"", late.stderr or b""
     return Ended(status_of(process), stdout, stderr)
 
 
-def _let_go(process: subprocess.Popen[bytes]) -> None:
+def let_go(process: subprocess.Popen[bytes]) -> None:
     """Kill a runtime if it is still there, and close our ends of its streams."""
     process.kill()
     process.wait()

@@ -14,8 +14,15 @@ from labs.errors import CANNOT, FAILED, Refused
 POLICY = Path("/usr/sbin/policy-rc.d")
 """Asked by Debian's packages before they start a service; 101 forbids it (invoke-rc.d(8))."""
 
-DAEMONS = ("dockerd", "containerd", "docker-registry")
-UNITS = ("docker.service", "docker.socket", "containerd.service", "docker-registry.service")
+DAEMONS = ("dockerd", "containerd", "docker-registry", "redis-server", "nginx")
+UNITS = (
+    "docker.service",
+    "docker.socket",
+    "containerd.service",
+    "docker-registry.service",
+    "redis-server.service",
+    "nginx.service",
+)
 
 
 @dataclass(frozen=True)
@@ -51,14 +58,19 @@ PEERS = [
     Package("docker-registry", "docker-registry", "a registry to fetch images from and send to"),
     Package("skopeo", "skopeo", "another program that does that, to compare"),
     Package("umoci", "umoci", "another that reads OCI layouts"),
+    Package("redis-server", "redis-server", "a service that stage 5 runs"),
+    Package("redis-tools", "redis-benchmark", "its client, which puts it under load"),
+    Package("nginx-light", "nginx", "a web server that stage 5 runs"),
+    Package("wrk", "wrk", "its client"),
 ]
-"""The runtimes that the checks are calibrated on, and what images are exchanged with."""
+"""The runtimes that the checks are calibrated on, what images are exchanged with, and services."""
 
-STORAGE = [
+CORE = [
+    Package("nftables", "nft", "the networks of stage 5"),
     Package("fuse3", "fusermount3", "AUFS's rules in user space, by libfuse"),
     Package("openssl", "openssl", "the certificate of a registry that the tests run"),
 ]
-"""What the tests of images and of storage drivers take; without it they say so, and are skipped."""
+"""What the core tests take beside Python; without it they say so, and are skipped."""
 
 BROWSER = [
     Package("chromium", "chromium", "the site's pages, in a real browser"),

@@ -473,7 +473,7 @@ def ordinary(run: Run) -> None:
 
 # ---- the command --------------------------------------------------------------------------------
 
-CORE_ROOM = Room("the linters and the core tests", lambda: packages.STORAGE, core)
+CORE_ROOM = Room("the linters and the core tests", lambda: packages.CORE, core)
 ROOMS = (
     Room("the virtual machine, made and booted, beside all others", machine_packages, machine),
     CORE_ROOM,

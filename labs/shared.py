@@ -4,7 +4,8 @@ A bridge is ours by its name and by the group that it was made with; one that ha
 cable plugged in is in use, and stays.
 
 And what only a runtime leaves that was killed together with its keeper: control groups, which are
-ours by a name that nobody else gives, and in use as long as there is a process in them.
+ours by a name that nobody else gives, and in use as long as there is a process in them; and what
+stage 5's networks need of the host, by the notes of them: a table of rules, links that forward.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from stages import netlink
 from stages.netlink import Netlink
 from stages.stage2_namespaces.more.bridge import BRIDGE, LOCK, TAG, Lock
 from stages.stage3_cgroups.more.find import cgroup_mounts
+from stages.stage5_container.more import switchboard
 
 GROUP = netlink.number(TAG)
 RUN = re.compile("labrun-run-[0-9a-f]{8}")
@@ -29,6 +31,7 @@ def unused() -> list[str]:
     """Return what could be removed now."""
     with Netlink() as route:
         found = [BRIDGE] if _has_idle_bridge(route) else []
+    found += switchboard.left()
     if Path(LOCK).exists() and (found or not _has_bridge()):
         found.append(LOCK)
     return found
@@ -39,6 +42,7 @@ def remove() -> None:
     if not unused():
         return
     with Lock(), Netlink() as route:
+        switchboard.settle(route)
         # A container may have come since.
         if _has_idle_bridge(route):
             route.delete_link(BRIDGE)

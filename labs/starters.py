@@ -13,15 +13,30 @@ import re
 import stat
 import sys
 import sysconfig
+from importlib import import_module
 from pathlib import Path
 
+from labs import bundle
 from labs.paths import CHECKOUT
 
 SHEBANG_LIMIT = 127
 """Bytes of a `#!` line that every kernel reads whole (Linux before 5.1 stops there: execve(2))."""
 
+BUNDLE = "stages.bundle"
+"""In the environment: the runtimes' modules in one file (labs/bundle.py)."""
+LATER = (
+    "stages.stage4_overlayfs.overlay",
+    "stages.stage5_container.more.helper",
+    "stages.stage5_container.more.hosts",
+    "stages.stage5_container.more.switchboard",
+)
+"""What a plain start loads beside what its command imports."""
+LIBRARY = ("__future__", "ctypes", "ctypes._endian", "struct", "types")
+"""What it loads of the standard library, and Python has not in itself."""
+
 STAGE = """\
 {shebang}
+import gc
 import sys
 import _signal
 import posix
@@ -33,8 +48,15 @@ sys.dont_write_bytecode = posix.geteuid() != posix.stat({checkout!r}).st_uid
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
+# Nothing that is loaded becomes garbage, and to look for it takes a tenth of a start.
+gc.disable()
+from labs import bundle
+
+bundle.use({bundle!r})
 from {module} import main
 
+gc.freeze()
+gc.enable()
 sys.exit(main())
 """
 
@@ -98,6 +120,7 @@ def write(environment: Path, checkout: Path = CHECKOUT) -> list[Path]:
                 checkout=str(checkout),
                 packages=packages,
                 module=module,
+                bundle=str(environment / BUNDLE),
             ),
             encoding="utf-8",
             errors="surrogateescape",
@@ -115,6 +138,12 @@ def main() -> None:
         # A checkout that can't be written to works too, a little slower.
         if os.access(CHECKOUT / package, os.W_OK):
             compileall.compile_dir(CHECKOUT / package, quiet=2)
+    for module in (*commands(CHECKOUT).values(), *LATER):
+        if module.startswith("stages."):
+            import_module(module)
+    ours = [name for name in sys.modules if name.partition(".")[0] == "stages"]
+    theirs = [name for name in LIBRARY if getattr(sys.modules.get(name), "__file__", None)]
+    bundle.write(Path(sys.prefix) / BUNDLE, [*theirs, *ours])
 
 
 if __name__ == "__main__":

@@ -95,7 +95,10 @@ def parse(
         if not long:
             raise Usage(f"unknown option {name}")
         if not value and equals:
-            raise Usage(f"{long} takes no value")
+            if word.startswith("--") or f"-{attached[:1]}" not in names:
+                raise Usage(f"{long} takes no value")
+            # Several letters in one word, `-it`: the rest is a word of its own.
+            rest.insert(0, f"-{attached}")
         if value and not equals:
             if not rest:
                 raise Usage(f"{name} needs a value, {value}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # signal wraps it in enums, which costs 5 ms a run
 import ctypes
 import errno
+import fcntl
 import os
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING, without what importing typing costs: 3 ms a run
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     StrPath = str | bytes | os.PathLike[str]
 
 # prctl(2)
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
+PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 22, 24, 38, 47
+PR_CAP_AMBIENT_CLEAR_ALL, SECCOMP_MODE_FILTER = 4, 2
 
 # clone(2), unshare(2), setns(2)
 CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP = 0x80, 0x20000, 0x2000000
@@ -51,6 +54,16 @@ RESOLVE_IN_ROOT = 16
 # inode(7)
 S_IFCHR = 0o020000
 
+# capget(2)
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
+
+# keyctl(2)
+KEYCTL_JOIN_SESSION_KEYRING = 1
+
+# bpf(2)
+BPF_PROG_LOAD, BPF_PROG_ATTACH = 5, 8
+BPF_PROG_TYPE_CGROUP_DEVICE, BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI = 15, 6, 2
+
 # flock(2)
 LOCK_SH, LOCK_EX, LOCK_NB, LOCK_UN = 1, 2, 4, 8
 
@@ -65,10 +78,17 @@ SIGHUP, SIGINT, SIGQUIT, SIGKILL = 1, 2, 3, 9
 SIGUSR1, SIGUSR2 = _signal.SIGUSR1, _signal.SIGUSR2
 SIGPIPE, SIGTERM, SIGCHLD = _signal.SIGPIPE, _signal.SIGTERM, _signal.SIGCHLD
 SIGXFSZ, SIGWINCH = _signal.SIGXFSZ, _signal.SIGWINCH
+SIGSTOP, SIGCONT, SIGTTOU = _signal.SIGSTOP, _signal.SIGCONT, _signal.SIGTTOU
 
 # sigaction(2)
 SIG_DFL, SIG_IGN = _signal.SIG_DFL, _signal.SIG_IGN
 SI_KERNEL = 0x80
+
+# signalfd(2)
+SFD_CLOEXEC, SFD_NONBLOCK = 0o2000000, 0o4000
+
+# ioctl_tty(2)
+TIOCSCTTY, TIOCSWINSZ, TIOCSPTLCK, TIOCGPTPEER = 0x540E, 0x5414, 0x40045431, 0x5441
 
 # sigprocmask(2)
 SIG_BLOCK, SIG_SETMASK = _signal.SIG_BLOCK, _signal.SIG_SETMASK
@@ -103,7 +123,11 @@ _mount = _declare(
 _umount2 = _declare("umount2", ctypes.c_char_p, ctypes.c_int)
 _pivot_root = _declare("pivot_root", ctypes.c_char_p, ctypes.c_char_p)
 _sethostname = _declare("sethostname", ctypes.c_char_p, ctypes.c_size_t)
+_signalfd = _declare("signalfd", ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
 _flock = _declare("flock", ctypes.c_int, ctypes.c_int)
+_capget = _declare("capget", ctypes.c_void_p, ctypes.c_void_p)
+_capset = _declare("capset", ctypes.c_void_p, ctypes.c_void_p)
+_setrlimit = _declare("setrlimit", ctypes.c_int, ctypes.c_void_p)
 _socket = _declare("socket", ctypes.c_int, ctypes.c_int, ctypes.c_int)
 _syncfs = _declare("syncfs", ctypes.c_int)
 _name_to_handle_at = _declare(
@@ -114,6 +138,8 @@ _name_to_handle_at = _declare(
 # libc has no clone3 and no openat2, and mount_setattr only since glibc 2.36. Newer calls have the
 # same number on every machine that labrun runs on.
 _SYS_clone3, _SYS_openat2, _SYS_mount_setattr = 435, 437, 442
+# Older ones that libc leaves out have two: x86-64's own, and that of all later machines.
+_SYS_keyctl, _SYS_bpf = (250, 321) if os.uname().machine == "x86_64" else (219, 280)
 
 watch: Callable[[str, object], None] | None = None
 """Called with a call's words and PENDING before it is made, then with its result or OSError."""
@@ -141,10 +167,17 @@ def _quoted(path: StrPath) -> str:
     return '"' + text.replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
+_spelt: dict[str, list[tuple[str, int]]] = {}
+"""The names and values of flags, by how their names begin."""
+
+
 def _ored(value: int, prefix: str) -> str:
     """Return the names of the flags that are set, as C spells them: MS_BIND|MS_REC."""
-    flags = [(k, v) for k, v in globals().items() if k.startswith(prefix) and v and v > 0]
-    return "|".join(name for name, flag in flags if value & flag == flag) or "0"
+    flags = _spelt.get(prefix) or [
+        (k, v) for k, v in globals().items() if k.startswith(prefix) and v and v > 0
+    ]
+    _spelt[prefix] = flags
+    return "|".join([name for name, flag in flags if value & flag == flag]) or "0"
 
 
 def chroot(path: StrPath) -> None:
@@ -188,6 +221,16 @@ def set_pdeathsig(signum: int) -> None:
     _call(_prctl, words, PR_SET_PDEATHSIG, signum, 0, 0, 0)
 
 
+def set_dumpable(value: int) -> None:
+    """Say whether others of the same user may look into this process: /proc/PID/exe, fd, root.
+
+    With 0 that takes CAP_SYS_PTRACE. It is 1 again behind execve(2).
+
+    See PR_SET_DUMPABLE(2const), prctl(2).
+    """
+    _call(_prctl, f"prctl(PR_SET_DUMPABLE, {value})", PR_SET_DUMPABLE, value, 0, 0, 0)
+
+
 def fork() -> int:
     """Return the child's pid in the parent, 0 in the child.
 
@@ -210,6 +253,41 @@ def setpgid(pid: int, pgid: int) -> None:
     See setpgid(2).
     """
     _call(os.setpgid, f"setpgid({pid}, {pgid})", pid, pgid)
+
+
+def setsid() -> None:
+    """Begin a session of this process's own, without a terminal.
+
+    See setsid(2).
+    """
+    _call(os.setsid, "setsid()")
+
+
+def dup(fd: int) -> int:
+    """Return another descriptor of the same open file, which execve(2) closes.
+
+    See dup(2).
+    """
+    return int(_call(os.dup, f"dup({fd})", fd))
+
+
+def dup2(fd: int, fd2: int) -> None:
+    """Have the descriptor `fd2` be the open file of `fd`, also behind execve(2).
+
+    See dup(2).
+    """
+    _call(os.dup2, f"dup2({fd}, {fd2})", fd, fd2)
+
+
+def ioctl(fd: int, operation: int, argument: int | bytes) -> int:
+    """Ask a device for something of its own.
+
+    See ioctl(2).
+    """
+    names = {v: k for k, v in globals().items() if k.startswith("TIOC")}
+    words = f"ioctl({fd}, {names.get(operation, hex(operation))})"
+    result = _call(fcntl.ioctl, words, fd, operation, argument)
+    return result if isinstance(result, int) else 0
 
 
 def execve(path: str, arguments: Sequence[str], environment: Mapping[bytes, bytes]) -> NoReturn:
@@ -246,14 +324,20 @@ def waitid(pid: int, options: int) -> os.waitid_result | None:
     return result
 
 
+_signals: dict[int, str] = {}
+
+
 def signal_name(signum: int) -> str:
     """Return a signal's name, such as SIGTERM.
 
     See signal(7).
     """
-    # The table also holds SIGCLD, the old name of SIGCHLD.
-    names = {v: k for k, v in vars(_signal).items() if k[:3] == "SIG" and k[3:4] != "_"}
-    return {SIGCHLD: "SIGCHLD"}.get(signum) or str(names.get(signum, signum))
+    if not _signals:
+        for name, number in vars(_signal).items():
+            # The table also holds SIGCLD, the old name of SIGCHLD.
+            if name[:3] == "SIG" and name[3:4] != "_" and name != "SIGCLD":
+                _signals.setdefault(number, name)
+    return _signals.get(signum, str(signum))
 
 
 def sigaction(signum: int, handler: object) -> None:
@@ -283,6 +367,43 @@ def sigwaitinfo(signals: Iterable[int]) -> tuple[int, int]:
     """
     info = _call(_signal.sigwaitinfo, "sigwaitinfo()", signals)
     return int(info.si_signo), int(info.si_code)
+
+
+def signalfd(signals: Iterable[int]) -> int:
+    """Return a descriptor that can be read once one of the blocked `signals` is there.
+
+    See signalfd(2).
+    """
+    mask = sum(1 << (signum - 1) for signum in signals)
+    # sigset_t has room for 1024 signals.
+    set_of_them = (ctypes.c_uint64 * 16)(mask)
+    flags = SFD_CLOEXEC | SFD_NONBLOCK
+    return int(_call(_signalfd, "signalfd(-1)", -1, ctypes.byref(set_of_them), flags))
+
+
+def read_signal(fd: int) -> int:
+    """Return the next signal of a signalfd.
+
+    See signalfd(2).
+    """
+    return int.from_bytes(read(fd, 128)[:4], "little")
+
+
+def pidfd_open(pid: int) -> int:
+    """Return a descriptor of the process `pid`, which stays that one's whoever has the number next.
+
+    See pidfd_open(2).
+    """
+    return int(_call(os.pidfd_open, f"pidfd_open({pid})", pid))
+
+
+def pidfd_send_signal(pidfd: int, signum: int) -> None:
+    """Send a signal to the process of a descriptor.
+
+    See pidfd_send_signal(2).
+    """
+    words = f"pidfd_send_signal({pidfd}, {signal_name(signum)})"
+    _call(_signal.pidfd_send_signal, words, pidfd, signum)
 
 
 def clone3(flags: int, cgroup: int | None = None) -> int:
@@ -418,6 +539,128 @@ def setresuid(ruid: int, euid: int, suid: int) -> None:
     See setresuid(2).
     """
     _call(os.setresuid, f"setresuid({ruid}, {euid}, {suid})", ruid, euid, suid)
+
+
+def capget() -> tuple[int, int, int]:
+    """Return the effective, permitted and inheritable capabilities of this process, as bits.
+
+    See capget(2), capabilities(7).
+    """
+    header = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)()
+    _call(_capget, "capget()", header, data)
+    effective, permitted, inheritable = (data[i] | data[i + 3] << 32 for i in range(3))
+    return effective, permitted, inheritable
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """Set the capabilities of this process, as bits; what is not permitted never comes back.
+
+    See capget(2), capabilities(7).
+    """
+    header = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
+    sets = (effective, permitted, inheritable)
+    low, high = [bits & 0xFFFFFFFF for bits in sets], [bits >> 32 for bits in sets]
+    words = f"capset({effective:#x}, {permitted:#x}, {inheritable:#x})"
+    _call(_capset, words, header, (ctypes.c_uint32 * 6)(*low, *high))
+
+
+def capbset_drop(capability: int) -> None:
+    """Take a capability out of the bounding set: no program that is executed can get it again.
+
+    See PR_CAPBSET_DROP(2const), capabilities(7).
+    """
+    words = f"prctl(PR_CAPBSET_DROP, {capability})"
+    _call(_prctl, words, PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+def clear_ambient() -> None:
+    """Empty the ambient set: what a program gets that is executed by somebody other than root.
+
+    See PR_CAP_AMBIENT(2const), capabilities(7).
+    """
+    words = "prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)"
+    _call(_prctl, words, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+
+
+def set_no_new_privs() -> None:
+    """Have execve(2) give no more rights from now on: a setuid program runs as its caller.
+
+    See PR_SET_NO_NEW_PRIVS(2const).
+    """
+    _call(_prctl, "prctl(PR_SET_NO_NEW_PRIVS, 1)", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def set_seccomp_filter(program: bytes) -> None:
+    """Have the kernel ask a program of classic BPF about each system call from now on.
+
+    It takes CAP_SYS_ADMIN, or no_new_privs. See PR_SET_SECCOMP(2const), seccomp(2).
+    """
+    # struct sock_fprog: the number of instructions, of 8 bytes each, and where they are.
+    code = ctypes.create_string_buffer(program, len(program))
+    fields = (ctypes.c_uint64 * 2)(len(program) // 8, ctypes.addressof(code))
+    words = f"prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, {len(program) // 8} instructions)"
+    address = ctypes.addressof(fields)
+    _call(_prctl, words, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, address, 0, 0)
+
+
+def join_session_keyring() -> None:
+    """Have a new session keyring, empty and without a name, in the place of the caller's.
+
+    See keyctl(2), KEYCTL_JOIN_SESSION_KEYRING(2const), session-keyring(7).
+    """
+    _call(_join_session_keyring, "keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL)")
+
+
+def _join_session_keyring() -> None:
+    number = ctypes.c_long(_SYS_keyctl)
+    if _libc.syscall(number, KEYCTL_JOIN_SESSION_KEYRING, ctypes.c_void_p(None)) == -1:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def setrlimit(resource: int, soft: int, hard: int) -> None:
+    """Set a limit of this process's, by its number; -1 is RLIM_INFINITY.
+
+    See getrlimit(2).
+    """
+    limits = (ctypes.c_uint64 * 2)(soft & (1 << 64) - 1, hard & (1 << 64) - 1)
+    _call(_setrlimit, f"setrlimit({resource}, {soft}, {hard})", resource, limits)
+
+
+def bpf_prog_load(program: bytes, kind: int) -> int:
+    """Have the kernel check a program of eBPF, and keep it; return its descriptor.
+
+    See bpf(2).
+    """
+    count = len(program) // 8
+    code = ctypes.create_string_buffer(program, len(program))
+    # It matters to programs that call functions of the kernel's which are for the GPL only.
+    licence = ctypes.create_string_buffer(b"MIT")
+    # union bpf_attr: prog_type, insn_cnt; insns, license; log_level, log_size; log_buf.
+    fields = (ctypes.c_uint64 * 6)(
+        kind | count << 32, ctypes.addressof(code), ctypes.addressof(licence)
+    )
+    words = f"bpf(BPF_PROG_LOAD, BPF_PROG_TYPE_CGROUP_DEVICE, {count} instructions)"
+    return int(_call(_bpf, words, BPF_PROG_LOAD, fields))
+
+
+def bpf_prog_attach(target: int, program: int, kind: int, flags: int) -> None:
+    """Have the kernel ask a program on behalf of the open control group `target`.
+
+    See bpf(2).
+    """
+    # union bpf_attr: target_fd, attach_bpf_fd; attach_type, attach_flags.
+    fields = (ctypes.c_uint64 * 2)(target | program << 32, kind | flags << 32)
+    words = f"bpf(BPF_PROG_ATTACH, {target}, {program}, BPF_CGROUP_DEVICE)"
+    _call(_bpf, words, BPF_PROG_ATTACH, fields)
+
+
+def _bpf(command: int, fields: ctypes.Array[ctypes.c_uint64]) -> int:
+    size = ctypes.c_uint(ctypes.sizeof(fields))
+    result = _libc.syscall(ctypes.c_long(_SYS_bpf), command, ctypes.byref(fields), size)
+    if result == -1:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return int(result)
 
 
 def mkdir(path: StrPath, mode: int) -> None:

@@ -65,3 +65,14 @@ def stage3() -> str:
 def stage4() -> str:
     """Return the command `stage4` of this environment."""
     return str(Path(sys.executable).with_name("stage4"))
+
+
+@pytest.fixture(scope="session")
+def stage5() -> str:
+    """Return the command `stage5` of this environment."""
+    from labs.doctor.facts import program
+    from tests.running import cannot
+
+    if not program("nft"):
+        cannot("no nft (nftables) is here, which stage 5 makes its networks with")
+    return str(Path(sys.executable).with_name("stage5"))

@@ -20,6 +20,8 @@ from stages.stage2_namespaces.more import bridge
 BIN = Path(sys.executable).parent
 LABRUN = str(BIN / "labrun")
 NOBODY = 65534
+DEAD_CHECKS = "left by a dead run"
+"""What machine() finds in the ledger: the benches of checks that were killed."""
 
 
 def run(
@@ -102,7 +104,7 @@ def machine() -> dict[str, object]:
         left = [str(path) for page in pages for _, path in page.left()]
     return {
         "mounts": sorted(" ".join(line.split()[2:]) for line in table),
-        "left by a dead run": left,
+        DEAD_CHECKS: left,
         "host name": os.uname().nodename,
         "segments": [id_ for id_, mode in segments if not int(mode, 8) & 0o1000],
         "links": sorted(name for name, group in links().items() if group != bridge.TAG),
@@ -130,16 +132,13 @@ def assert_unchanged(before: dict[str, object], patience: float = 20) -> None:
 def _differences(before: dict[str, object]) -> dict[str, object]:
     """Return what is otherwise on this machine than before, and new among what dead runs left."""
     after = machine()
-    left = "left by a dead run"
-    known, now = before.pop(left), after.pop(left)
-    assert isinstance(known, list)
+    known, now = before.get(DEAD_CHECKS), after.pop(DEAD_CHECKS)
     assert isinstance(now, list)
-    before[left] = known
     faults: dict[str, object] = {
         key: (before[key], value) for key, value in after.items() if value != before[key]
     }
-    new = [path for path in now if path not in known]
-    return faults | ({left: new} if new else {})
+    new = [path for path in now if path not in known] if isinstance(known, list) else []
+    return faults | ({DEAD_CHECKS: new} if new else {})
 
 
 def groups(mark: str = "labrun-run-") -> set[Path]:

@@ -64,12 +64,16 @@ class Docker(Runtime):
 
     def argv(self, request: Request, bench: Bench) -> list[str]:
         """Return `docker run IMAGE COMMAND`."""
-        known = ("--namespaces", "--hostname", "--net", *LIMITS, "--name", "--rm")
+        known = (
+            *("--namespaces", "--hostname", "--net", *LIMITS, "--name", "--rm"),
+            *("--security-opt", "--tty", "--detach"),
+        )
         asked = Asked.of(self, request, *known)
         if "user" in asked.namespaces:
             # It is the daemon's option, for all of its containers (--userns-remap).
             unsupported(self, "--namespaces user")
         words = engine.options(self, asked, request)
+        words += ["--log-driver=json-file"] if "--detach" in asked.values else []
         self.prepare(bench)
         image = self._image(bench, request.root or str(bench.root))
         run = [*dockerd.client(self._base), "run", "--pull=never"]

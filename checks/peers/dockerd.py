@@ -29,8 +29,10 @@ def missing() -> list[str]:
 def command(base: str, driver: str = "overlay2") -> list[str]:
     """Return how to start the daemon with all of its files in the directory `base`.
 
-    Without firewall rules: for them it would load modules into the machine's kernel.
+    Without firewall rules: for them it would load modules into the machine's kernel. A kernel that
+    takes no modules has what it needs for them, or never will.
     """
+    rules = "false" if takes_modules() else "true"
     return [
         "dockerd",
         # The machine's own settings (/etc/docker/daemon.json) are not for this one.
@@ -41,10 +43,15 @@ def command(base: str, driver: str = "overlay2") -> list[str]:
         f"--host=unix://{base}/docker.sock",
         f"--storage-driver={driver}",
         "--exec-opt=native.cgroupdriver=cgroupfs",
-        "--iptables=false",
         "--ip6tables=false",
-        "--ip-masq=false",
+        f"--iptables={rules}",
+        f"--ip-masq={rules}",
     ]
+
+
+def takes_modules() -> bool:
+    """Return whether the machine's kernel can be given modules. See proc_modules(5)."""
+    return os.path.exists("/proc/modules")
 
 
 def write_settings(base: Path) -> None:

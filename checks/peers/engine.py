@@ -33,13 +33,15 @@ def options(runtime: Runtime, asked: Asked, request: Request) -> list[str]:
         unsupported(runtime, say("runtime.without", namespace="mnt"))
     if "time" in asked.namespaces:
         unsupported(runtime, "--namespaces time")
-    words = ["--rm", "--interactive"]
+    # What lives by itself is removed by who began it.
+    words = ["--detach"] if "--detach" in asked.values else ["--rm", "--interactive"]
     for name, option in SHARED.items():
         words += [] if name in asked.namespaces else [option, "host"]
     cgroup = "cgroup" in with_cgroup(asked.namespaces)
     words += ["--cgroupns", "private" if cgroup else "host"]
     words += ["--network", "none"] if asked.values.get("--net") == "none" else []
-    for option in ("--hostname", "--ip", *LIMITS, "--name"):
+    words += ["--tty"] if "--tty" in asked.values else []
+    for option in ("--hostname", "--ip", *LIMITS, "--name", "--security-opt"):
         words += [option, asked.values[option]] if option in asked.values else []
     words += ["--workdir", request.workdir] if request.workdir else []
     for name, value in request.environment.items():
@@ -48,7 +50,7 @@ def options(runtime: Runtime, asked: Asked, request: Request) -> list[str]:
 
 
 def verb(runtime: Runtime, words: str, operands: Sequence[str]) -> list[str]:
-    """Return what both engines call a command for images. Raises Unsupported.
+    """Return what both engines call a command. Raises Unsupported.
 
     They find an image's name in the tar that they load.
     """
@@ -58,6 +60,8 @@ def verb(runtime: Runtime, words: str, operands: Sequence[str]) -> list[str]:
             called = ["load", "--input", file]
         case "image export", [name, file] if file.endswith(".tar"):
             called = ["save", "--output", file, name]
-        case "image rm" | "build" | "commit" | "diff", _:
+        case "exec" | "logs" | "stop" | "rm" | "inspect", _:
+            called = [words, *operands]
+        case "image rm" | "build" | "commit" | "diff" | "network create" | "network rm", _:
             called = [*words.split(), *operands]
     return called or unsupported(runtime, f"`{words} {' '.join(operands)}`")

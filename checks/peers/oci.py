@@ -6,7 +6,7 @@ See the OCI runtime specification, bundle.md and config.md.
 import json
 import os
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -106,10 +106,13 @@ class Oci(Runtime):
     def argv(self, request: Request, bench: Bench) -> list[str]:
         """Write a bundle to the bench, and return `PROGRAM run` for it."""
         asked = Asked.of(
-            self, request, "--namespaces", "--hostname", "--net", "--boottime", *LIMITS
+            self,
+            request,
+            *("--namespaces", "--hostname", "--net", "--boottime", *LIMITS),
+            *("--security-opt", "--tty", "--name", "--detach"),
         )
         self.prepare(bench)
-        name = nonce(self.program)
+        name = asked.values.get("--name") or nonce(self.program)
         bundle = os.path.join(bench.scratch, name)
         os.mkdir(bench.path(bundle))
         subprocess.run(
@@ -120,7 +123,16 @@ class Oci(Runtime):
         self._configure(config, asked, request, bench)
         options = self.place(config["linux"], bench, name)
         file.write_text(json.dumps(config), encoding="utf-8")
-        return [self.program, *options, *asked.rest, "run", "--bundle", bundle, name]
+        detach = ["--detach"] if "--detach" in asked.values else []
+        return [self.program, *options, *asked.rest, "run", *detach, "--bundle", bundle, name]
+
+    def verb(self, words: str, operands: Sequence[str], bench: Bench) -> list[str]:
+        """Return `PROGRAM exec` or `PROGRAM delete`: what else is asked takes an engine."""
+        if words not in ("exec", "rm"):
+            unsupported(self, f"`{words}`")
+        # Streams are always its caller's own.
+        operands = [word for word in operands if word != "--interactive"]
+        return [self.program, {"exec": "exec", "rm": "delete"}[words], *operands]
 
     def place(self, linux: dict[str, Any], bench: Bench, name: str) -> list[str]:
         """Say in the configuration, or by options, in which cgroup the container is.
@@ -138,7 +150,11 @@ class Oci(Runtime):
             unsupported(self, f"--namespaces {type_}")
         config["root"] = {"path": request.root or str(bench.root), "readonly": False}
         process = config["process"]
-        process |= {"terminal": False, "args": list(request.command)}
+        process |= {"terminal": "--tty" in asked.values, "args": list(request.command)}
+        if option := asked.values.get("--security-opt"):
+            if option != "no-new-privileges":
+                unsupported(self, f"--security-opt {option}")
+            process["noNewPrivileges"] = True
         process["cwd"] = request.workdir or "/"
         process["env"] += [f"{name}={value}" for name, value in request.environment.items()]
         linux = config["linux"]

@@ -74,11 +74,15 @@ class Podman(Runtime):
     def argv(self, request: Request, bench: Bench) -> list[str]:
         """Return `podman run --rootfs ROOT COMMAND`, behind the settings of its own."""
         self.prepare(bench)
-        known = ("--namespaces", "--hostname", "--net", "--ip", *LIMITS, "--name", "--rm")
+        known = (
+            *("--namespaces", "--hostname", "--net", "--ip", *LIMITS, "--name", "--rm"),
+            *("--security-opt", "--tty", "--detach"),
+        )
         asked = Asked.of(self, request, *known)
         words = [*engine.options(self, asked, request), *_user(asked)]
         if "--network" not in words and not _has_network():
             words += ["--network", "none"]
+        words += ["--log-driver=k8s-file"] if "--detach" in asked.values else []
         root = request.root or str(bench.root)
         return [
             *self._podman(),
@@ -92,7 +96,9 @@ class Podman(Runtime):
     def verb(self, words: str, operands: Sequence[str], bench: Bench) -> list[str]:
         """Return `podman load`, and so on."""
         self.prepare(bench)
-        return [*self._podman(), *engine.verb(self, words, operands)]
+        # Its `rm --force` asks first, for ten seconds.
+        now = ["--time=0"] if words == "rm" else []
+        return [*self._podman(), *engine.verb(self, words, [*now, *operands])]
 
     def _podman(self) -> list[str]:
         """Return the program's name, behind the settings of its own."""

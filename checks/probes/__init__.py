@@ -1,12 +1,14 @@
 """The probes: each observes one axis of isolation, and yields a verdict with its evidence."""
 
 import contextlib
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from checks import kernel
 from checks.cgroup import Control
+from checks.images import NoImages, Refused
 from checks.model import Finding, Verdict
 from checks.runtimes import Unsupported, namespaces
 from checks.trial import Container, NoSuchOption, NotStarted, Trial, Watch
@@ -40,9 +42,7 @@ def observe(axis: str, trial: Trial) -> Finding:
     `unknown` where the question can't be put to this runtime or on this machine, `broken` where
     the runtime did not run what it was given.
     """
-    look = probes().get(axis)
-    if look is None:
-        return Finding(Verdict.UNKNOWN, (say("probe.none"),))
+    look = probes()[axis]
     try:
         # Before anything is looked at: a daemon is a part of the host, not what a run left there.
         trial.runtime.prepare(trial.bench)
@@ -95,6 +95,19 @@ def same_namespace(trial: Trial, pid: int, namespace: str) -> tuple[bool, str]:
     if host == inside:
         return True, say("probe.shared", link=inside, pid=pid, namespace=namespace)
     return False, say("probe.own", host=host, inside=inside, pid=pid, namespace=namespace)
+
+
+def engine(look: Probe) -> Probe:
+    """Have a probe find a promise broken where the runtime can't be asked to keep it."""
+
+    @functools.wraps(look)
+    def judged(trial: Trial) -> Finding:
+        try:
+            return look(trial)
+        except (NoImages, Refused, Unsupported) as error:
+            return Finding(Verdict.BROKEN, (str(error),))
+
+    return judged
 
 
 @contextlib.contextmanager

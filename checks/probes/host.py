@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,7 +80,23 @@ def _everything(trial: Trial) -> dict[str, list[str]]:
         # Key, id and mode; the other columns count who has used them.
         say("host.segments"): _by_judges_proc(trial, SYSVIPC, slice(0, 3)),
         say("host.sysctls"): _by_judges_proc(trial, SYSCTLS, slice(None)),
+        say("host.rules"): bench.see_network(_rules),
     }
+
+
+def _rules() -> list[str]:
+    """Return the packet rules of this network, those of iptables too where it uses nf_tables.
+
+    Without nft(8) nobody can tell; and to ask must not load a module into the machine's kernel.
+    """
+    nft = shutil.which("nft", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    there = not os.path.exists("/proc/modules") or os.path.isdir("/sys/module/nf_tables")
+    if not (nft and there):
+        return []
+    # Without counters: those of a rule that stays may go on.
+    listed = [nft, "--stateless", "list", "ruleset"]
+    ended = subprocess.run(listed, capture_output=True, text=True, check=False)
+    return [line.strip() for line in ended.stdout.splitlines() if line.strip("\t }")]
 
 
 def _network() -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from checks.canaries import nonce
 from checks.model import Finding
 from checks.probes import probe, promise
 from checks.runtimes import Request, Unsupported
-from checks.trial import HOLD, PATIENCE, NotStarted, Trial, status_of
+from checks.trial import HOLD, Trial
 from checks.visitor import is_init
 from checks.words import say
 
@@ -40,7 +39,6 @@ def status(trial: Trial) -> Finding:
         say("run.case_missing"): (127, Request([f"/bin/{nonce('none')}"])),
         say("run.case_path"): (127, Request([nonce("none")])),
         say("run.case_mode"): (126, Request([not_executable(trial)])),
-        say("run.case_workdir"): (125, Request(["/bin/true"], workdir=f"/{nonce()}")),
         say("run.case_option"): (2, Request(["/bin/true"], options=[f"--{nonce('no')}"])),
     }
     faults: list[str] = []
@@ -64,6 +62,14 @@ def status(trial: Trial) -> Finding:
     got = _status_without_root(trial)
     if got is not None:
         note(say("run.case_root"), got, 125)
+    try:
+        # Stage 5 makes the directory, as Docker does (CONTRACT): then that is where one stands.
+        missing = f"/{nonce()}"
+        ended = trial.run(Request(["/bin/sh", "-c", "pwd -P"], workdir=missing))
+        made = ended.stdout.decode(errors="replace").strip() == missing
+        note(say("run.case_workdir"), ended.status, 0 if made else 125)
+    except Unsupported as error:
+        seen.append(say("run.not_asked", case=say("run.case_workdir"), reason=error))
     return promise(faults, *seen)
 
 
@@ -77,11 +83,7 @@ def _status_when_killed(trial: Trial, signum: signal.Signals) -> int | None:
         if is_init(container.pid) and signum != signal.SIGKILL:
             return None
         os.kill(container.pid, signum)
-        try:
-            container.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            raise NotStarted(say("runtime.not_ended", seconds=PATIENCE)) from None
-        return status_of(container.process)
+        return container.status()
 
 
 def _status_without_root(trial: Trial) -> int | None:

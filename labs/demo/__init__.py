@@ -35,7 +35,7 @@ def play(
     `json_file` gets the results; `-` is stdout, and then nothing else is written there. For an
     ordinary user it starts labrun again as root. Raises Refused, and KeyboardInterrupt on Ctrl-C.
     """
-    from checks.bench import Bench, NoBench
+    from checks.bench import NoBench
     from labs import privilege, rootfs
     from labs.demo import engine, report, script
     from labs.demo.stop import Stop, told
@@ -57,7 +57,7 @@ def play(
         with (
             told(stage, say("demo.stopped")),
             Stop() as stop,
-            Bench(place, machine=True) as bench,
+            engine.bench_of(demo, place) as bench,
             stop.let_through(),
         ):
             stand = engine.Engine(under_test, bench, demo)

@@ -32,7 +32,7 @@ FRAME = 4
 MARK = "> "
 FLAGS = ("--explain",)
 """Options without a value, which set no limit: they are in no title."""
-NAMED = ("root", "group", "upper", "other", "lower", "store")
+NAMED = ("root", "outside", "group", "upper", "other", "lower", "store")
 """The places that a command shows by their names, those inside others first."""
 STEADY = 3.0
 """Seconds that a plot has room for from its beginning."""

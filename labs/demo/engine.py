@@ -18,11 +18,12 @@ from checks.runtimes import NAMESPACES, Request, Runtime, Unsupported
 from checks.trial import Ended, NotStarted, Trial
 from checks.visitor import Hindered
 from labs import gauge
-from labs.demo import ground, judge, measure, picture, proof, trees
+from labs.demo import ground, judge, living, measure, picture, proof, stack, trees
 from labs.demo.layered import Layered
 from labs.demo.measure import Measured
-from labs.demo.played import Links, Played, Side
+from labs.demo.played import NOT_FOUND, Links, Played, Side
 from labs.demo.script import PLACE, Beside, Demo, Places, Plot, Step, fill
+from labs.demo.served import Served
 from labs.demo.trace import Call, calls
 from labs.errors import CANNOT, FAILED, USAGE, Refused
 from labs.stages import reference
@@ -31,9 +32,6 @@ from labs.texts import say
 HOST = "@host"
 KINDS = (*NAMESPACES, *(kind for kind in kernel.NAMESPACES if kind not in NAMESPACES))
 """The namespaces that a stage makes unasked, then the others."""
-NOT_FOUND = 127
-
-
 Watch = Callable[[Played], None]
 """Sees a step whose plots still grow."""
 KILLED = 128 + signal.SIGKILL
@@ -62,6 +60,11 @@ def choose(stage: str, command: str | None) -> Runtime:
 def _own(stage: str) -> str:
     """Return the command of a stage's own runtime, as a shell would have it."""
     return shlex.quote(reference(stage))
+
+
+def bench_of(demo: Demo, root: Path) -> Bench:
+    """Return the bench that a demo is played on: this machine, or a throw-away host."""
+    return Bench(root, machine=not demo.apart)
 
 
 class With(Runtime):
@@ -97,6 +100,7 @@ class Engine:
         self.demo = demo
         self.host = Trial(runtime(HOST), bench)
         self.layered = Layered(chosen, bench, demo.stage, self._outside)
+        self.served = Served(self.layered)
         # Only one that keeps the contract knows `--trace`; an adapter's program does not.
         self.traces = type(chosen) is Runtime
         canaries = bench.canaries
@@ -112,10 +116,13 @@ class Engine:
             "here": os.getcwd(),
             "group": str(_group(canaries.process)),
         }
+        if demo.apart:
+            # A throw-away host's folders have long names.
+            self.places = {**self.places, "outside": canaries.file}
 
     def play(self, step: Step, watch: Watch = lambda growing: None) -> Played:
         """Run a step's command on each side, and have its axes measured."""
-        if step.looks in proof.PROOFS:
+        if step.looks in proof.PROOFS or step.looks in living.PROOFS:
             return self._proved(step)
         if step.plot and step.looks:
             return self._accounts(step, step.plot)
@@ -247,7 +254,12 @@ class Engine:
         """Run a step on the demo's image, and look at what that made of its layers."""
         axes = (step.axis, *step.also)
         try:
-            sides, stacks, places, findings = self.layered.play(step, self.places)
+            if step.looks in living.PROOFS:
+                sides, places, findings = self.served.play(step, self.places)
+                findings |= {axis: observe(axis, self._with(())) for axis in filter(None, axes)}
+                stacks: Sequence[stack.Stack] = ()
+            else:
+                sides, stacks, places, findings = self.layered.play(step, self.places)
             calls = self._calls(self.trial(step), Request(["/bin/sh", "-c", ":"]))
         except (NotStarted, Unsupported, Hindered, OSError) as error:
             here = not isinstance(error, NotStarted)
@@ -262,7 +274,7 @@ class Engine:
 
     def trial(self, step: Step) -> Trial:
         """Return the runtime on its bench, as the step asks for it."""
-        if step.looks in proof.PROOFS:
+        if step.looks in proof.PROOFS or step.looks in living.PROOFS:
             return self.layered.trial(step.options)
         # A step's own disk is there only while it is played.
         known = [word for word in step.options if not PLACE.search(fill(word, self.places))]

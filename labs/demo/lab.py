@@ -3,18 +3,20 @@
 In it is an image of two layers: ROOT, and on it some files in /srv, built as a student would.
 """
 
+import json
 import os
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from checks import kernel
 from checks.bench import Bench
 from checks.runtimes import Request, Runtime, unsupported
 from checks.trial import Ended, NotStarted, status_of
 
-IMAGE, BASE = "lab", "base"
+BASE = "base"
 SIZE = "256m"
 """What the store may take: ten copies of the image, and what they are made from."""
 BIG = 4 << 20
@@ -27,8 +29,37 @@ FILES: Mapping[str, bytes] = {
     "site/style.css": b"h1 { color: teal }\n",
 }
 """What the image has in /srv."""
-DOCKERFILE = f"FROM {BASE}\nCOPY srv /srv\n"
-SITE = f"FROM {IMAGE}\nRUN rm /srv/letter\nCOPY page.html /srv/site/\n"
+PAGE = b"<h1>Hello</h1>\n"
+SERVER = ["httpd", "-f", "-v", "-h", "/www"]
+"""busybox's: in the foreground, telling what it answers, with the pages in /www."""
+
+
+class Plan(NamedTuple):
+    """What a stage's image is made from, and what the student's own build finds."""
+
+    image: str
+    dockerfile: str
+    files: Mapping[str, bytes]
+    context: Mapping[str, bytes]
+
+
+PLANS = {
+    "stage4": Plan(
+        "lab",
+        f"FROM {BASE}\nCOPY srv /srv\n",
+        {f"srv/{name}": content for name, content in FILES.items()},
+        {
+            "Dockerfile": b"FROM lab\nRUN rm /srv/letter\nCOPY page.html /srv/site/\n",
+            "page.html": b"<p>one</p>\n",
+        },
+    ),
+    "stage5": Plan(
+        "web",
+        f"FROM {BASE}\nCOPY www /www\nEXPOSE 80\nCMD {json.dumps(SERVER)}\n",
+        {"www/index.html": PAGE},
+        {},
+    ),
+}
 WRITTEN = 1_700_000_000
 """When the files were written, in seconds since 1970: always the same makes the same layer."""
 
@@ -36,16 +67,20 @@ WRITTEN = 1_700_000_000
 class Imaged(Runtime):
     """A runtime that keeps the contract, with the demo's store, and its image in place of ROOT."""
 
-    def __init__(self, chosen: Runtime, store: str, options: Sequence[str]) -> None:
-        """Take the runtime, the store, and options in the contract's spelling."""
+    def __init__(self, chosen: Runtime, store: str, image: str, options: Sequence[str]) -> None:
+        """Take the runtime, the store, an image of it, and options in the contract's spelling."""
         super().__init__(chosen.name)
-        self.chosen, self.store, self.options = chosen, store, options
+        self.chosen, self.store, self.image, self.options = chosen, store, image, options
 
     def argv(self, request: Request, bench: Bench) -> list[str]:
         """Return the command line; the container is removed when its command ends."""
         options = ["--rm", *self.options, *request.options]
         whole = Request(
-            request.command, request.environment, request.workdir, request.root or IMAGE, options
+            request.command,
+            request.environment,
+            request.workdir,
+            request.root or self.image,
+            options,
         )
         return self.chosen.argv(whole, bench)
 
@@ -57,21 +92,21 @@ class Imaged(Runtime):
 class Lab:
     """A folder on the bench: the context of a build, and a store, as new for each step."""
 
-    def __init__(self, chosen: Runtime, bench: Bench) -> None:
-        """Make the images with a runtime.
+    def __init__(self, chosen: Runtime, bench: Bench, stage: str) -> None:
+        """Make a stage's images with a runtime.
 
         Raises Unsupported for one that isn't the contract's, NotStarted where it doesn't make them,
         OSError and Hindered.
         """
         if type(chosen) is not Runtime:
             unsupported(chosen, "image import")
-        self.chosen, self.bench = chosen, bench
+        self.chosen, self.bench, self.stage, self.plan = chosen, bench, stage, PLANS[stage]
         self.folder = f"{bench.scratch}/lab"
         self.store, self.context = f"{self.folder}/store", f"{self.folder}/site"
         self.pristine = f"{self.folder}/pristine"
         bench.see(self._furnish)
         self.made(["image", "import", f"{self.folder}/root", BASE], self.pristine)
-        self.made(["build", "-t", IMAGE, f"{self.folder}/image"], self.pristine)
+        self.made(["build", "-t", self.plan.image, f"{self.folder}/image"], self.pristine)
 
     def _furnish(self) -> None:
         """On the bench: mount the folder, and write the files that images are made from."""
@@ -85,8 +120,8 @@ class Lab:
         # Not what the bench has mounted in ROOT: that is no part of it.
         os.mkdir(f"{self.folder}/root")
         kernel.mount(str(self.bench.root), f"{self.folder}/root", None, kernel.MS_BIND)
-        files = {f"image/srv/{name}": content for name, content in FILES.items()}
-        files["image/Dockerfile"] = DOCKERFILE.encode()
+        files = {f"image/{name}": content for name, content in self.plan.files.items()}
+        files["image/Dockerfile"] = self.plan.dockerfile.encode()
         for name, content in files.items():
             self._write(name, content)
         for folder, _, _ in os.walk(f"{self.folder}/image"):
@@ -102,19 +137,19 @@ class Lab:
         """Make the store, and the context of the student's build, what they were at first."""
         script = 'rm -rf "$1" "$2" && cp -a "$3" "$1" && mkdir "$2"'
         words = [self.store, self.context, self.pristine]
-        ended = self._run(["/bin/sh", "-c", script, "sh", *words], {})
+        ended = self.run(["/bin/sh", "-c", script, "sh", *words], {})
         if ended.status:
             raise NotStarted(ended.said())
-        self.bench.see(self._plan)
+        self.bench.see(self._lay_out)
 
-    def _plan(self) -> None:
-        self._write("site/Dockerfile", SITE.encode())
-        self._write("site/page.html", b"<p>one</p>\n")
+    def _lay_out(self) -> None:
+        for name, content in self.plan.context.items():
+            self._write(f"site/{name}", content)
 
     def made(self, words: Sequence[str], store: str) -> Ended:
         """Have the runtime do something with a store; raise NotStarted where it doesn't."""
         argv = [*shlex.split(self.chosen.name), *words]
-        ended = self._run(argv, {"LABRUN_STORE": store})
+        ended = self.run(argv, {"LABRUN_STORE": store})
         if ended.status:
             raise NotStarted(f"{words[0]}: {ended.said()}")
         return ended
@@ -122,21 +157,31 @@ class Lab:
     def clear(self) -> None:
         """Have the runtime remove the containers that a script has left, mounts and all."""
         if names := self.bench.see(lambda: sorted(os.listdir(f"{self.store}/containers"))):
-            self.made(["rm", *names], self.store)
+            # From stage 5 on some of them may run.
+            force = ["-f"] if self.stage >= "stage5" else []
+            self.made(["rm", *force, *names], self.store)
 
     def script(self, command: Sequence[str]) -> list[str]:
         """Return a script of the host's, in which `stage4` is the runtime, wherever that is."""
-        words = shlex.split(self.chosen.name)
-        # It runs elsewhere, and a runtime may have been named from here.
-        words = [
-            os.path.abspath(word) if os.path.exists(word) and (number or "/" in word) else word
-            for number, word in enumerate(words)
-        ]
-        head = f'stage4() {{ {shlex.join(words)} "$@"; }}\ncd {shlex.quote(self.context)}\n'
+        head = f"{called(self.stage, self.words)}cd {shlex.quote(self.context)}\n"
         return [*command[:2], head + command[2]]
 
-    def _run(self, argv: Sequence[str], environment: Mapping[str, str]) -> Ended:
+    @property
+    def words(self) -> list[str]:
+        """Return how the runtime is called from anywhere: it may have been named from here."""
+        return [
+            os.path.abspath(word) if os.path.exists(word) and (number or "/" in word) else word
+            for number, word in enumerate(shlex.split(self.chosen.name))
+        ]
+
+    def run(self, argv: Sequence[str], environment: Mapping[str, str]) -> Ended:
+        """Run a program on the bench to its end."""
         pipe = subprocess.PIPE
         process = self.bench.popen(argv, environment=environment, stdout=pipe, stderr=pipe)
         stdout, stderr = process.communicate()
         return Ended(status_of(process), stdout, stderr)
+
+
+def called(name: str, words: Sequence[str]) -> str:
+    """Return what has a shell know a program by another name."""
+    return f'{name}() {{ {shlex.join(words)} "$@"; }}\n'

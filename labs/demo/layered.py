@@ -33,12 +33,12 @@ class Layered:
     def lab(self) -> Lab:
         """Return the images. Raises what `Lab` does."""
         if self._lab is None:
-            self._lab = Lab(self.chosen, self.bench)
+            self._lab = Lab(self.chosen, self.bench, self.stage)
         return self._lab
 
     def trial(self, options: Sequence[str]) -> Trial:
         """Return the runtime on its bench, on the image."""
-        return Trial(Imaged(self.chosen, self.lab.store, options), self.bench)
+        return Trial(Imaged(self.chosen, self.lab.store, self.lab.plan.image, options), self.bench)
 
     def play(self, step: Step, places: Places) -> Proved:
         """Play a step. Raises NotStarted, Unsupported, Hindered and OSError."""
@@ -85,7 +85,7 @@ class Layered:
                     self.lab.script(command), replace(step, environment=environment)
                 )
                 seen.append(stack.contents(self.bench, self.lab.store))
-                sides.append(Side("", (), command, ended, title=str(turn.title)))
+                sides.append(Side("", (), command, ended, title=str(turn.title or "")))
             scene = proof.Scene(self.bench, self.lab, [side.ended for side in sides], (), seen)
             findings = proof.prove(step.looks, (step.axis, *step.also), scene)
         finally:

@@ -11,6 +11,9 @@ from labs.demo.measure import Measured
 from labs.demo.script import Places, Step, fill
 from labs.demo.trace import Call
 
+NOT_FOUND = 127
+"""The status of what could not be run, as a shell has it."""
+
 
 @dataclass(frozen=True)
 class Side:
@@ -81,7 +84,13 @@ class Played:
     @property
     def as_expected(self) -> bool:
         """Say whether each verdict is the one that the stage is known for."""
-        return self.finding.verdict is self.step.expected
+        verdict = self.finding.verdict
+        return verdict is self.step.expected or (self.peerless and verdict is Verdict.UNKNOWN)
+
+    @property
+    def peerless(self) -> bool:
+        """Say whether the program that the step compares with isn't here."""
+        return bool(self.step.peer) and self.container.ended.status == NOT_FOUND
 
     @property
     def marked(self) -> re.Pattern[str] | None:

@@ -81,9 +81,11 @@ class Plot:
 class Turn:
     """One of several runs of a script on the host: what it is called, and what differs."""
 
-    title: Words
+    title: Words | None = None
     command: Sequence[str] = ()
     """What runs, where that isn't the step's command."""
+    inside: str = ""
+    """The container that it runs in, by `exec`; the host is its place otherwise."""
     anew: bool = False
     """Whether it begins with the images as they were at first, and no container."""
     places: Places = field(default_factory=dict)
@@ -138,6 +140,10 @@ class Step:
     image's layers, one of the proofs (proof.py): then it runs on an image of the demo's own."""
     turns: Sequence[Turn] = ()
     """The runs of a script that calls the runtime itself, on the host, one after the other."""
+    ready: str = ""
+    """A script of the host's that runs before them, and isn't shown."""
+    peer: str = ""
+    """A program to compare with. Where it isn't, nothing can be told, and that is no mistake."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +160,8 @@ class Demo:
     steps: Sequence[Step]
     compare: str = ""
     """The stage in which each command is run, too."""
+    apart: bool = False
+    """Whether it is played on a throw-away host, and not on the machine itself."""
 
     @property
     def number(self) -> int:

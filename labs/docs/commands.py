@@ -73,13 +73,14 @@ def table(stage: str) -> tuple[tuple[str, str, str, str], ...]:
 def verbs() -> dict[str, Any]:
     """Return what a stage has beside `run`, as `STAGE VERB`: each with operands, meaning, options.
 
-    They are the table `VERBS` of the stage's more/verbs.py.
+    They are in tables `VERBS`, of rooms in the stage's more/.
     """
     found: dict[str, Any] = {}
     for stage in BUILT:
-        for file in (CHECKOUT / "stages").glob(f"{stage}_*/more/verbs.py"):
-            module = import_module(f"stages.{file.parents[1].name}.more.verbs")
-            found |= {f"{stage} {name}": verb for name, verb in module.VERBS.items()}
+        for file in sorted((CHECKOUT / "stages").glob(f"{stage}_*/more/*.py")):
+            if "\nVERBS = {" in file.read_text(encoding="utf-8"):
+                module = import_module(f"stages.{file.parents[1].name}.more.{file.stem}")
+                found |= {f"{stage} {name}": verb for name, verb in module.VERBS.items()}
     return found
 
 
@@ -157,14 +158,14 @@ def _command(command: Any, context: typer.Context, language: str) -> Iterator[st
 def _verb(name: str, verb: Any, language: str) -> Iterator[str]:
     """Describe what a stage has beside `run`: usage, what it does, and each option of its own."""
     yield _code([f"{name} [OPTIONS] {verb.operands}".rstrip()])
-    said, key = texts.room("verbs"), name.partition(" ")[2]
+    said = texts.room("verbs")
     chinese = language == "zh"
-    yield _sentence(said[key]["zh"] if chinese else verb.meaning, language)
+    yield _sentence(said[name]["zh"] if chinese else verb.meaning, language)
     if verb.options:
         yield _list(
             (
                 _spelled(f"{word} {value}".strip() for word in (short, long) if word),
-                _sentence(said[f"{key} {long}"]["zh"] if chinese else meaning, language),
+                _sentence(said[f"{name} {long}"]["zh"] if chinese else meaning, language),
             )
             for short, long, value, meaning in verb.options
         )

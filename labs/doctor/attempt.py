@@ -23,8 +23,9 @@ PR_SET_DUMPABLE = 4
 
 NOBODY = 65534
 """The user that a trial becomes to see what an ordinary user may do."""
-SECONDS = 5.0
-"""A trial takes milliseconds; one that takes this long hangs, and is killed."""
+SECONDS = 30.0
+"""A trial takes milliseconds, under emulation seconds; one that takes this long hangs, and is
+killed."""
 
 
 @dataclass(frozen=True)

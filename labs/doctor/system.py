@@ -1,5 +1,6 @@
 """Rows about the machine as a whole: kernel, user, capabilities, disk, what stands in the way."""
 
+import ctypes
 import os
 import platform
 import shutil
@@ -19,6 +20,9 @@ ROOTLESS_OVERLAY = (5, 11)
 
 ENOUGH, SCARCE = 1024, 128
 """MiB free: stage 4 builds and unpacks images; a root file system alone is about 2 MiB."""
+
+LIBSECCOMP = "libseccomp.so.2"
+"""What stage 5 has a filter compiled by."""
 
 
 def kernel(_: Facts) -> Finding:
@@ -96,10 +100,14 @@ def outermost(facts: Facts) -> Finding:
 
 
 def seccomp(facts: Facts) -> Finding:
-    """Whether the kernel takes seccomp filters, and whether one is on us."""
+    """Whether the kernel takes seccomp filters, what compiles them, and whether one is on us."""
     where = "Seccomp in /proc/self/status"
     if "Seccomp" not in facts.status:
         return Finding(State.NO, words("seccomp_no"), where, words("vm"))
+    try:
+        ctypes.CDLL(LIBSECCOMP)
+    except OSError:
+        return Finding(State.NO, words("libseccomp_no"), LIBSECCOMP, install("libseccomp2"))
     if facts.filtered:
         return Finding(State.LIMITED, words("seccomp_filtered"), where, words("outside"))
     return Finding(State.YES, words("seccomp"), where)

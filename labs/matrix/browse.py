@@ -8,7 +8,6 @@ from rich.rule import Rule
 from rich.text import Text
 
 from checks.model import Verdict
-from checks.probes import probes
 from labs.demo import pages
 from labs.demo.keys import ENTER, HELP, LEFT, QUIT, SAME, Keys
 from labs.matrix.by_hand import again, by_hand
@@ -170,7 +169,7 @@ class Browser:
         axis, column = self.grid.asked[self.row], self.grid.columns[self.column]
         hand = by_hand(axis, column, self.place)
         lines = {"before": hand.before, "inside": hand.inside, "after": hand.after}
-        lines |= {"host": hand.host, "again": again(axis, column) if axis.id in probes() else ""}
+        lines |= {"host": hand.host, "again": again(axis, column)}
         shown: pages.Blocks = []
         width = max(Text(say(f"matrix.hand_{name}")).cell_len for name in lines)
         for name, command in lines.items():

@@ -7,7 +7,6 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from checks.model import Axis, Finding, Verdict
-from checks.probes import probes
 from labs.demo.screen import Screen
 from labs.matrix.columns import Column
 from labs.matrix.measure import Results
@@ -54,14 +53,11 @@ class Grid:
         return self.results[column.name][axis.id]
 
     def verdicts(self) -> list[Verdict]:
-        """Return the verdicts that there are, on axes that have a probe."""
+        """Return the verdicts that there are."""
         found = {
-            self.finding(axis, column).verdict
-            for axis in self.asked
-            for column in self.columns
-            if axis.id in probes()
+            self.finding(axis, column).verdict for axis in self.asked for column in self.columns
         }
-        return [each for each in Verdict if each in found] or [Verdict.UNKNOWN]
+        return [each for each in Verdict if each in found]
 
     def layout(self) -> Layout:
         """Return how the table fits the screen as wide as it is now."""
@@ -94,19 +90,11 @@ class Grid:
         group, dot, name = axis.id.partition(".")
         line = Text(no_wrap=True).append(f"{group}{dot}", "dim").append(name, "bold")
         line.append(" " * (self.margin - line.cell_len))
-        if axis.id not in probes():
-            # One line in place of a row of question marks.
-            words = self.words(Verdict.UNKNOWN, short=False)
-            why = say("matrix.later", words=words, stage=axis.stage)
-            pointer = POINTER if self.screen.spells else ">"
-            line.append(pointer if pointed >= 0 else " ", "bold")
-            line.append(why, "reverse" if pointed >= 0 else "dim")
-        else:
-            for number, column in enumerate(columns):
-                verdict = self.finding(axis, column).verdict
-                line.append_text(self.cell(verdict, layout, pointed=number == pointed))
-            if layout.title:
-                line.append("  " + axis.title[language()], "dim")
+        for number, column in enumerate(columns):
+            verdict = self.finding(axis, column).verdict
+            line.append_text(self.cell(verdict, layout, pointed=number == pointed))
+        if layout.title:
+            line.append("  " + axis.title[language()], "dim")
         line.truncate(self.screen.width, overflow="ellipsis")
         return line
 
@@ -117,11 +105,10 @@ class Grid:
 
     def sums(self, columns: Sequence[Column], layout: Layout) -> Text:
         """Return the line that counts, for each column, the axes on which it holds."""
-        measured = [axis for axis in self.asked if axis.id in probes()]
         line = Text(set_cell_size(say("matrix.sum"), self.margin), style="bold", no_wrap=True)
         for column in columns:
-            held = sum(self.finding(axis, column).verdict in HOLDS for axis in measured)
-            count = say("matrix.count", count=held, all=len(measured))
+            held = sum(self.finding(axis, column).verdict in HOLDS for axis in self.asked)
+            count = say("matrix.count", count=held, all=len(self.asked))
             line.append(" " + set_cell_size(count, layout.cell))
         return line
 
@@ -139,14 +126,11 @@ class Grid:
         return Text("\n".join(lines), style="dim", no_wrap=True)
 
     def lines(self) -> list[Axis | None]:
-        """Return the axes from top to bottom, and None between two groups of them.
-
-        Those that nothing probes yet stand together: there is nothing to compare in them.
-        """
+        """Return the axes from top to bottom, and None between two groups of them."""
         lines: list[Axis | None] = []
         before = ""
         for axis in self.asked:
-            group = axis.id.partition(".")[0] if axis.id in probes() else "later"
+            group = axis.id.partition(".")[0]
             if before not in ("", group):
                 lines.append(None)
             lines.append(axis)

@@ -16,7 +16,7 @@ UNITS=/opt/labrun/units      # those enabled before an installation that has not
 MARK='Made by labs/vm/provision.sh'
 
 # What labrun starts, and what its lessons have a student type.
-BASE='python3 python3-venv iproute2 nftables procps hostname util-linux ca-certificates sudo tmux less'
+BASE='python3 python3-venv iproute2 nftables libseccomp2 procps hostname util-linux ca-certificates sudo tmux less'
 # Stage 4's drivers: devicemapper starts these, and aufs is a file system in user space.
 DRIVERS='dmsetup kmod e2fsprogs fuse3'
 # The real runtimes, and what they need to run a container: apt is not asked for all it recommends.

@@ -61,7 +61,7 @@ class ControlGroup:
         self.limits = limits
         # 32 bits at random: two runs never meet, and `labrun clean` knows whose it is.
         self.name = f"labrun-run-{os.urandom(4).hex()}"
-        trees = Trees()
+        self.trees = trees = Trees()
         trees.require(limits.controllers())
         self.parts: list[Group] = []
         if trees.v1:

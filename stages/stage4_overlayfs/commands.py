@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from importlib import import_module
 
-from stages import command_line
+from stages import command_line, linux
 from stages.command_line import FAILED, note, serve
+from stages.light import import_module
 from stages.stage4_overlayfs.more.interrupts import Stopped
 from stages.stage4_overlayfs.options import OPTIONS, Stacked
 from stages.stage4_overlayfs.runtime import run
@@ -28,8 +27,8 @@ def main() -> None:
         raise
     except KeyboardInterrupt:
         # Whoever waits for us is to see what we ended of, a shell's loop for one.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
+        linux.sigaction(linux.SIGINT, linux.SIG_DFL)
+        os.kill(os.getpid(), linux.SIGINT)
         raise
     # Nothing is left to flush or close, and taking an interpreter down in order costs 2 ms.
     os._exit(status)

@@ -9,12 +9,11 @@ containers/ID/DRIVER/   what it wrote, as the storage driver keeps it
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import re
 
 from stages import linux
+from stages.light import contextmanager, read_text, suppress, write_text
 from stages.stage4_overlayfs import storage
 from stages.stage4_overlayfs.more.names import shown
 
@@ -24,11 +23,15 @@ if TYPE_CHECKING:
 
     from stages.stage4_overlayfs.store import Store
 
-NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
-"""What Docker takes for a name, too."""
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 OURS = ("image", "name", "running", "fleeting")
 MANY = 10
 """Containers that an error lists: there is no `ps` before stage 5."""
+
+
+def is_name(text: str, least: int = 2) -> bool:
+    """Return whether a container may be called so: what Docker takes for a name, too."""
+    return len(text) >= least and text[0] in DIGITS and not text.strip(f"{DIGITS}_.-")
 
 
 def create(store: Store, name: str, manifest: str, *, fleeting: bool) -> tuple[str, int]:
@@ -37,7 +40,7 @@ def create(store: Store, name: str, manifest: str, *, fleeting: bool) -> tuple[s
     The caller holds the store's lock, shared. Raises ValueError for a name that can't be,
     FileExistsError for one that another has.
     """
-    if name and not NAME.fullmatch(name):
+    if name and not is_name(name):
         raise ValueError(f"--name {shown(name)}: say letters, digits and _ . - (two at least)")
     identity = os.urandom(6).hex()
     folder = f"{store.root}/containers/{identity}"
@@ -49,14 +52,24 @@ def create(store: Store, name: str, manifest: str, *, fleeting: bool) -> tuple[s
         try:
             for file, text in (("fleeting", "rm" * fleeting), ("name", name), ("image", manifest)):
                 if text:
-                    # Whole or not at all: verify reads it, whenever we are killed.
-                    with open(f"{folder}/.{file}", "x", encoding="ascii") as written:
-                        written.write(text)
-                    os.rename(f"{folder}/.{file}", f"{folder}/{file}")
+                    put(folder, file, text)
             return identity, occupy(folder)
         except BaseException:
             erase(store, identity)
             raise
+
+
+def put(folder: str, file: str, text: str) -> None:
+    """Write one of a container's files, whole or not at all: others read it, if we are killed."""
+    write_text(f"{folder}/.{file}", text, os.O_EXCL)
+    os.rename(f"{folder}/.{file}", f"{folder}/{file}")
+
+
+def forsake(store: Store, identity: str) -> None:
+    """Note that nobody wants a container once its runtime is gone; the caller has it locked."""
+    with suppress(FileNotFoundError):
+        os.unlink(f"{store.root}/containers/{identity}/.fleeting")
+    put(f"{store.root}/containers/{identity}", "fleeting", "rm")
 
 
 def occupy(folder: str) -> int:
@@ -71,7 +84,7 @@ def occupy(folder: str) -> int:
     return fd
 
 
-@contextlib.contextmanager
+@contextmanager
 def alone(store: Store) -> Iterator[None]:
     """Have no other process give a name meanwhile."""
     flags = linux.O_RDONLY | linux.O_DIRECTORY | linux.O_CLOEXEC
@@ -112,8 +125,7 @@ def find(store: Store, word: str) -> str:
 def name_of(store: Store, identity: str) -> str:
     """Return what a container is called, "" where it has no name."""
     try:
-        with open(f"{store.root}/containers/{identity}/name", encoding="ascii") as file:
-            return file.read()
+        return read_text(f"{store.root}/containers/{identity}/name")
     except (FileNotFoundError, NotADirectoryError):
         return ""
 
@@ -128,7 +140,7 @@ def abandoned(store: Store) -> list[str]:
     for identity in sorted(os.listdir(f"{store.root}/containers")):
         folder = f"{store.root}/containers/{identity}"
         if os.path.exists(f"{folder}/fleeting") or not driver_of(store, identity):
-            with contextlib.suppress(BlockingIOError):
+            with suppress(BlockingIOError):
                 os.close(occupy(folder))
                 found.append(identity)
     return found
@@ -157,13 +169,23 @@ def remove(store: Store, identity: str) -> None:
 
 def erase(store: Store, identity: str) -> None:
     """Remove it, as the one who has locked it."""
-    # What is on its way out is in the store's tmp/, which prune empties.
+    folder = f"{store.root}/containers/{identity}"
+    # What is on its way out is in the store's tmp/, which prune empties; and it looks for what
+    # nobody has locked, so it must not come while the lock's file goes.
     with store.locked(shared=True):
         if driver := driver_of(store, identity):
             driver.remove(identity)
-    folder = f"{store.root}/containers/{identity}"
-    # Its image last: what it says keeps the layers, and until then they may be in use.
-    for name in (*(f".{one}" for one in OURS), *reversed(OURS)):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{folder}/{name}")
-    os.rmdir(folder)
+        # A later stage keeps more there.
+        for entry in list(os.scandir(folder)):
+            if entry.name not in OURS and not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)
+        # Its image last: what it says keeps the layers, and until then they may be in use.
+        for name in (*(f".{one}" for one in OURS), *reversed(OURS)):
+            with suppress(FileNotFoundError):
+                os.unlink(f"{folder}/{name}")
+        try:
+            os.rmdir(folder)
+        except OSError:
+            # Who has just tried to lock it has made that file again, and removes the rest.
+            if os.listdir(folder) != ["running"]:
+                raise

@@ -7,12 +7,9 @@ the manifest. Each of these documents is kept byte for byte as it came: its dige
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
-from functools import partial
 
-from stages.stage4_overlayfs.more.compression import Stream, inflate
+from stages.light import later
 from stages.stage4_overlayfs.more.shapes import (
     CONFIG,
     LAYER,
@@ -24,13 +21,20 @@ from stages.stage4_overlayfs.more.shapes import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import hashlib
+    import json
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any, BinaryIO
 
+    from stages.stage4_overlayfs.more import compression
     from stages.stage4_overlayfs.store import Store
 
     Layer = tuple[str, str, str, int]
     """diff_id, digest of the blob, media type, bytes of the blob."""
+else:
+    compression = later("stages.stage4_overlayfs.more.compression")
+    hashlib = later("hashlib")
+    json = later("json")
 
 
 class Image:
@@ -55,7 +59,11 @@ class Image:
 
     def openers(self) -> list[tuple[str, Callable[[], BinaryIO]]]:
         """Return the diff_id of each layer, and what opens it: as a storage driver wants them."""
-        return [(layer[0], partial(open_layer, self.store, layer)) for layer in self.layers]
+        return [(layer[0], self.opener(layer)) for layer in self.layers]
+
+    def opener(self, layer: Layer) -> Callable[[], BinaryIO]:
+        """Return what opens a layer's tar."""
+        return lambda: open_layer(self.store, layer)
 
     def tag(self, reference: str) -> None:
         """Give it a name, once all that it refers to is there."""
@@ -99,14 +107,14 @@ def add_layer(store: Store, chunks: Iterable[bytes]) -> Layer:
 
 def open_layer(store: Store, layer: Layer) -> BinaryIO:
     """Return a layer's tar as a file, uncompressed; what comes out is checked at its end."""
-    return io.BufferedReader(Stream(tar_of(store, layer)), 1 << 20)
+    return io.BufferedReader(compression.Stream(tar_of(store, layer)), 1 << 20)
 
 
 def tar_of(store: Store, layer: Layer) -> Iterator[bytes]:
     """Yield a layer's tar; raise OSError or ValueError, at its end, where its digests differ."""
     diff_id, digest, kind, _ = layer
     hashed = hashlib.sha256() if LAYERS[kind] else None
-    for chunk in inflate(store.chunks(digest), LAYERS[kind]):
+    for chunk in compression.inflate(store.chunks(digest), LAYERS[kind]):
         if hashed:
             hashed.update(chunk)
         yield chunk

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import posixpath
-from typing import NamedTuple
 
 from stages import linux
 from stages.command_line import Usage
+from stages.light import NamedTuple
 from stages.stage3_cgroups import options
 from stages.stage3_cgroups.options import SHARED, Limited
 from stages.stage4_overlayfs.storage import DRIVERS
@@ -67,7 +67,7 @@ class Stacked(Limited):
             raise ValueError(f"--storage-driver {self.driver}: choose {', '.join(DRIVERS)}")
         self.read_only = "--read-only" in options
         self.volumes = [volume(text) for text in options.get("--volume", ())]
-        self.volumes += [Volume("", inside("--tmpfs", text)) for text in options.get("--tmpfs", ())]
+        self.volumes += [Volume("", tmpfs(text)) for text in options.get("--tmpfs", ())]
         # What is mounted first must not hide what comes below it.
         self.volumes.sort(key=lambda one: one.target.count("/"))
         self.user: tuple[int, int] | None = None
@@ -105,6 +105,14 @@ def volume(text: str) -> Volume:
     if mode not in ("", "ro", "rw"):
         raise ValueError(f"--volume {text}: {mode} is none of ro, rw")
     return Volume(os.path.abspath(source), inside(f"--volume {text}", target), mode == "ro")
+
+
+def tmpfs(text: str) -> str:
+    """Return where a tmpfs is to be; raise ValueError for Docker's DST:OPTIONS."""
+    target, colon, more = text.partition(":")
+    if colon:
+        raise ValueError(f"--tmpfs {text}: it takes no options: leave {colon}{more} out")
+    return inside(f"--tmpfs {text}", target)
 
 
 def inside(asked: str, target: str) -> str:

@@ -12,7 +12,7 @@ import os
 from stages import linux
 from stages.stage4_overlayfs.more.branches import OverlayMarks
 from stages.stage4_overlayfs.more.layered import Layered
-from stages.stage4_overlayfs.more.places import take_away
+from stages.stage4_overlayfs.more.places import remove_tree, take_away
 from stages.stage4_overlayfs.more.short import shorten
 from stages.stage4_overlayfs.whiteouts import OverlayForm, in_user_namespace
 
@@ -39,8 +39,14 @@ class Overlay(Layered):
 
     def prepare(self, layers: Sequence[Layer]) -> None:
         """Unpack the layers that are not there yet."""
-        self.try_whiteout()
+        # Where a layer was unpacked, that has been tried; nobody has tried a directory's.
+        if not all(map(self.is_there, (name for name, _ in layers))):
+            self.try_whiteout()
         super().prepare(layers)
+
+    def is_there(self, name: str) -> bool:
+        """Return whether a layer is unpacked; a directory is none."""
+        return not name.startswith("/") and os.path.isdir(*self.below([name]))
 
     def mount(self, container: str, layers: Sequence[Layer]) -> str:
         """Put the layers and the container's upper directory together; return where."""
@@ -51,12 +57,25 @@ class Overlay(Layered):
         linux.chdir(self.short)
         try:
             upper = f"upperdir={self.own(container)}/upper,workdir={self.own(container)}/work"
-            options = f"{features()},{upper},lowerdir={lower}"
+            options = f"{self.unsaved(container)}{features()},{upper},lowerdir={lower}"
             linux.mount("overlay", f"{own}/merged", "overlay", 0, options)
         finally:
             os.fchdir(here)
             os.close(here)
         return f"{own}/merged"
+
+    def unsaved(self, container: str) -> str:
+        """Return how nothing is saved to the disk, where nobody wants it afterwards.
+
+        To unmount an overlay is to sync all of the file system below it, unless it is volatile.
+        """
+        if not self.fleeting or too_old():
+            return ""
+        # The kernel mounts such a one once, and never again while its mark is there, for something
+        # may be lost since: after a kill of the runtime nothing is, unless the machine was off.
+        if os.path.isdir(mark := self.places.own(container, "work/work/incompat")):
+            remove_tree(mark)
+        return "volatile,"
 
     def lower(self, container: str) -> list[str]:
         """Return the names of the directories below, from the top down."""
@@ -97,6 +116,12 @@ class Overlay(Layered):
             short = shorten(f"{self.places.layers}/{name}/diff", self.short)
             os.unlink(f"{self.short}/{short}")
         super().discard(name)
+
+
+def too_old() -> bool:
+    """Return whether this kernel knows no volatile overlay: it is before Linux 5.10."""
+    major, minor = os.uname().release.split("-")[0].split(".")[:2]
+    return (int(major), int(minor)) < (5, 10)
 
 
 def features() -> str:

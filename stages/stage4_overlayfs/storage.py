@@ -8,7 +8,8 @@ is what the drivers differ in.
 from __future__ import annotations
 
 import errno
-from importlib import import_module
+
+from stages.light import import_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
     class Driver(Protocol):
         """The seam: what the rest asks of a driver. Layers are listed from the lowest up."""
+
+        fleeting: bool
+        """Whether nothing that a container writes needs to reach the disk."""
 
         def prepare(self, layers: Sequence[Layer]) -> None:
             """Unpack the layers that are not there yet."""

@@ -8,11 +8,11 @@ forms. See OCI image-spec, layer.md, "Whiteouts"; the kernel's filesystems/overl
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 
 from stages import linux
+from stages.light import read_text, suppress
 from stages.stage4_overlayfs.more.walk import DIRECTORY
 
 TYPE_CHECKING = False
@@ -114,7 +114,7 @@ class AufsForm:
 
     def is_opaque(self, dirfd: int) -> bool:
         """Return whether the file is there."""
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             os.stat(OPAQUE, dir_fd=dirfd, follow_symlinks=False)
             return True
         return False
@@ -127,7 +127,7 @@ class ApplyForm:
 
     def whiteout(self, dirfd: int, name: bytes) -> None:
         """Delete it, with all that is below; no error where there is nothing."""
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             remove(dirfd, name)
 
     def revive(self, dirfd: int, name: bytes) -> None:
@@ -150,8 +150,7 @@ class ApplyForm:
 
 def in_user_namespace() -> bool:
     """Return whether this process has fewer uids than the machine. See user_namespaces(7)."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        return file.read().split() != ["0", "0", "4294967295"]
+    return read_text("/proc/self/uid_map").split() != ["0", "0", "4294967295"]
 
 
 def names(dirfd: int) -> list[bytes]:

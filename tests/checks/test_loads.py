@@ -15,7 +15,7 @@ from checks.bench import Bench
 from checks.cgroup import CONTROLLERS
 from checks.disk import SIZE, disk, moved
 from checks.visitor import Hindered
-from tests.running import LABRUN, machine, run
+from tests.running import DEAD_CHECKS, LABRUN, machine, run
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
@@ -135,7 +135,7 @@ def test_not_even_sigkill_leaves_a_disk_behind(rootfs: Path) -> None:
     assert not backing(number).exists()
     for _ in range(50):
         run([LABRUN, "clean", "--yes"])
-        if not machine()["left by a dead run"]:
+        if not machine()[DEAD_CHECKS]:
             return
         time.sleep(0.1)
     raise AssertionError("what the killed judge left is still there")

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from checks.model import axes
-from labs.docs.record.measured import TREE
+from labs.docs.record.measured import DRIVERS, PEER, TREE
 from labs.stages import BUILT
 from labs.texts import LANGUAGES
 from tests.docs.pages import DOCS, QUOTE, Page, names, page, path, prose, read
@@ -104,6 +104,6 @@ def test_every_recording_is_shown_on_a_page(language: str) -> None:
         if file.is_file()
         and file.relative_to(path(".")).parts[0] in (language, "code", *BUILT)
         # What a recording says of itself is for the next one.
-        and file.name not in (TREE, "drivers.txt")
+        and file.name not in (TREE, DRIVERS, PEER)
     }
     assert quoted == there

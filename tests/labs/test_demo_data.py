@@ -11,7 +11,7 @@ from checks.model import Verdict, axes
 from checks.probes import probes
 from checks.runtimes import VALUED
 from labs import texts
-from labs.demo import boxes, trace
+from labs.demo import boxes, living, trace
 from labs.demo.boxes import FLAGS
 from labs.demo.engine import KINDS
 from labs.demo.measure import COUNTERS, LEVELS
@@ -26,6 +26,7 @@ STEPS = [
     pytest.param(demo, step, id=f"{demo.stage}-{step.id}") for demo in DEMOS for step in demo.steps
 ]
 PLACES = {"root", "up", "file", "secret", "process", "shm", "port", "abstract", "here", "group"}
+PLACES |= {"outside"}
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 BARE = re.compile(r"[^\u4e00-\u9fff]{1,24}")
 """A Chinese text without Chinese is a name or a path, and short."""
@@ -140,6 +141,17 @@ def test_stage4_has_the_steps_of_its_story_and_proves_each() -> None:
         # What the host runs beside containers, or several scripts of its own: never both.
         assert bool(step.host) != bool(step.turns)
         assert step.picture == bool(step.host)
+
+
+def test_stage5_has_the_steps_of_its_story_and_looks_at_what_lives() -> None:
+    demo = load("stage5")
+    ids = "web look root escapes crash names stop commit docker"
+    assert [step.id for step in demo.steps] == ids.split()
+    assert demo.apart
+    looking = {step.looks for step in demo.steps if step.turns}
+    assert looking == set(living.PROOFS)
+    assert [step.id for step in demo.steps if not step.turns] == ["root", "escapes"]
+    assert [step.id for step in demo.steps if step.peer] == ["docker"]
 
 
 @pytest.mark.parametrize(

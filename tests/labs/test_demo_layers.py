@@ -163,9 +163,11 @@ def test_drivers_are_compared_on_machines_that_have_the_same(tmp_path: Path) -> 
 # ---- played for real -------------------------------------------------------------------------
 
 
-def played(*arguments: str, **environment: str) -> tuple[int, dict[str, Any]]:
+def played(
+    *arguments: str, stage: str = "stage4", **environment: str
+) -> tuple[int, dict[str, Any]]:
     """Return the exit status of some steps, and their rows by id."""
-    ended = run([LABRUN, "stage4", *arguments, "--json", "-"], environment=environment)
+    ended = run([LABRUN, stage, *arguments, "--json", "-"], environment=environment)
     assert ended.stdout, ended.stderr.decode()
     return ended.returncode, {row["id"]: row for row in json.loads(ended.stdout)["steps"]}
 
@@ -261,10 +263,10 @@ sys.exit(status)
 """A runtime that is stage 4's but for some words: not what was asked for is done."""
 
 
-def runtime(folder: Path, changed: dict[str, Any]) -> str:
+def runtime(folder: Path, changed: dict[str, Any], stage: str = "stage4") -> str:
     """Write such a runtime, and return its command, as seen from here."""
     file = folder / "otherwise.py"
-    head = f"CHANGED = {changed!r}\nRUNTIME = {reference('stage4')!r}\n"
+    head = f"CHANGED = {changed!r}\nRUNTIME = {reference(stage)!r}\n"
     file.write_text(head + OTHERWISE, encoding="utf-8")
     return f"{sys.executable} {os.path.relpath(file)}"
 

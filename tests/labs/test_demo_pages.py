@@ -52,7 +52,7 @@ def test_each_page_fits_and_each_verdict_is_the_expected_one(
     texts.speak(language)
     demo = load(stage)
     high = {}
-    with Bench(rootfs, machine=True) as bench:
+    with engine.bench_of(demo, rootfs) as bench:
         stand = engine.Engine(engine.choose(stage, None), bench, demo)
         player = session.Player(stand, demo, screen)
         played = [stand.play(step) for step in demo.steps]

@@ -336,6 +336,20 @@ def test_an_outer_seccomp_filter_is_named() -> None:
 
 
 @needs_root
+def test_without_what_compiles_a_filter_stage_5_cannot_run() -> None:
+    # A file that is no library takes its place.
+    ctypes.CDLL(system.LIBSECCOMP)
+    rows_of_maps = Path("/proc/self/maps").read_text().splitlines()
+    places = {row.split()[-1] for row in rows_of_maps if "libseccomp" in row}
+    cover = "; ".join(f"mount --bind /dev/null {place}" for place in places)
+    found, rows = report(f'exec unshare --mount sh -ec \'{cover}; exec "$@"\' sh "$@"')
+    assert rows["sec.seccomp"]["state"] == "no"
+    assert "libseccomp" in rows["sec.seccomp"]["fact"]
+    assert "apt-get install libseccomp2" in rows["sec.seccomp"]["remedy"]
+    assert "sec.seccomp" in found["stages"]["stage5"]["lacks"]
+
+
+@needs_root
 def test_a_full_disk_is_a_lack_of_every_stage() -> None:
     found, rows = report(
         "exec unshare --mount sh -c 'mount -t tmpfs -o size=1m none /mnt; "

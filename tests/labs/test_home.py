@@ -182,7 +182,7 @@ def test_it_is_chinese_in_chinese(state: Path) -> None:
     know(state, STEPS[0])
     page = plain(state, "--lang", "zh")
     assert f"◐ 第 2/{len(STEPS)} 步" in rows(page)[1]
-    assert "待续" in rows(page)[5]
+    assert "还没开始" in rows(page)[5]
     # Control: nothing of it was left in English.
     assert not re.search(r"\b(step|stage|axes|Next|come)\b", page.replace("stage1", ""))
     assert page == plain(state, LC_ALL="zh_CN.UTF-8")

@@ -36,7 +36,6 @@ machine = pytest.mark.xdist_group("machine")
 LEAKS = ("fs.chroot-escape", "pid.view", "pid.signal", "net.routes", "ipc.shm", "uts.hostname")
 """What the article shows of chroot, and stage 2 closes."""
 OPTIONAL = ("user.root", "cgroup.view", "time.offset")
-UNPROBED = "cap.bounding"
 
 
 def matrix(
@@ -52,7 +51,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     folder = tmp_path_factory.mktemp("mutant")
     report = folder / "report.json"
     # Not in the contract's order: the rows are.
-    only = ",".join([UNPROBED, *reversed(LEAKS), *OPTIONAL])
+    only = ",".join([*reversed(LEAKS), *OPTIONAL])
     ended = matrix(
         *("--only", only, "--json", str(report), "--lang", "en"),
         *("--runtime", f"mutant={broken.build(folder, sys.executable)}"),
@@ -76,7 +75,7 @@ def test_the_report_is_the_contracts(measured: tuple[dict[str, Any], str]) -> No
     assert report["schema"] == 1
     assert report["columns"][: 1 + len(BUILT)] == ["host", *BUILT]
     assert report["columns"][-2:] == ["mutant", "nothing"]
-    order = [axis for axis in axes() if axis in (*LEAKS, *OPTIONAL, UNPROBED)]
+    order = [axis for axis in axes() if axis in (*LEAKS, *OPTIONAL)]
     assert [row["axis"] for row in report["rows"]] == order
     for row in report["rows"]:
         assert list(row) == ["axis", "title", "cells"]
@@ -131,18 +130,6 @@ def test_a_mutant_leaks_in_its_own_column_alone(measured: tuple[dict[str, Any], 
 @pytest.mark.once
 @needs_root
 @machine
-def test_without_a_probe_nothing_is_claimed(measured: tuple[dict[str, Any], str]) -> None:
-    report, _ = measured
-    assert UNPROBED not in probes()
-    row = next(row for row in report["rows"] if row["axis"] == UNPROBED)
-    for cell in row["cells"].values():
-        assert cell["verdict"] == "unknown"
-        assert "no probe" in cell["evidence"][0]
-
-
-@pytest.mark.once
-@needs_root
-@machine
 def test_in_a_pipe_the_table_reads_without_colour_at_80_columns(
     measured: tuple[dict[str, Any], str],
 ) -> None:
@@ -182,11 +169,11 @@ def test_a_peer_is_in_the_matrix_as_the_checks_know_it(
 @needs_root
 @machine
 def test_on_stdout_json_is_alone_and_speaks_the_language() -> None:
-    ended = matrix("--only", UNPROBED, "--json", "-", "--lang", "zh")
+    ended = matrix("--only", "uts.hostname", "--json", "-", "--lang", "zh")
     assert ended.returncode == 0
     (row,) = json.loads(ended.stdout)["rows"]
-    assert row["title"] == axes()[UNPROBED].title["zh"]
-    assert "没有探针" in row["cells"]["host"]["evidence"][0]
+    assert row["title"] == axes()["uts.hostname"].title["zh"]
+    assert "宿主机" in row["cells"]["host"]["evidence"][0]
     assert "测完了" in ended.stderr.decode()
 
 
@@ -214,7 +201,7 @@ def test_an_ordinary_user_is_told_what_it_needs() -> None:
     user = ordinary_user()
     if user is None and privilege.can_sudo():
         pytest.skip("cannot: this user becomes root by sudo")
-    ended = matrix("--only", UNPROBED, "--lang", "en", user=user)
+    ended = matrix("--only", "fs.cwd", "--lang", "en", user=user)
     assert ended.returncode == CANNOT
     assert "root" in ended.stderr.decode()
 
@@ -388,7 +375,7 @@ def test_what_is_said_to_be_typed_can_be_typed(axis: Axis, rootfs: Path) -> None
 @needs_root
 @machine
 def test_at_a_terminal_a_cell_opens_to_its_evidence() -> None:
-    shown = Terminal("matrix", "--only", "fs.root,net.routes,cap.bounding", "--lang", "en")
+    shown = Terminal("matrix", "--only", "fs.root,net.routes,uts.hostname", "--lang", "en")
     shown.see(r"fs\.root: (.|\n)*q quit")
     shown.press("\x1b[B\x1b[C", r"net\.routes +✗ leaks +›✗ leaks(.|\n)*net\.routes: ")
     page = shown.press("\r", r"net\.routes · stage1(.|\n)*by hand(.|\n)*q quit")
@@ -400,7 +387,7 @@ def test_at_a_terminal_a_cell_opens_to_its_evidence() -> None:
     shown.press("\r", r"›✓ isol")
     shown.press("?", "any key back")
     shown.press("x", r"›✓ isol")
-    shown.press("\x1b[F", r"cap\.bounding *›")
+    shown.press("\x1b[F", r"uts\.hostname [^\n]*›")
     shown.child.send("q")
     assert shown.end() == 0
 

@@ -14,7 +14,8 @@ stage, wanted = sys.argv[1:3]
 cli = importlib.import_module({"stage1": "stages.stage1_chroot.cli",
                                "stage2": "stages.stage2_namespaces.cli",
                                "stage3": "stages.stage3_cgroups.cli",
-                               "stage4": "stages.stage4_overlayfs.cli"}[stage])
+                               "stage4": "stages.stage4_overlayfs.cli",
+                               "stage5": "stages.stage5_container.cli"}[stage])
 half, owner, count = "parent", os.getpid(), 0
 def fail(words, result):
     global half, owner, count

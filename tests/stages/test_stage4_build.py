@@ -94,6 +94,8 @@ def test_a_syntax_directive_is_remarked_and_ignored() -> None:
         ('LABEL a.b=c "d e"=f', [("a.b", "c"), ('"d e"', "f")]),
         ("ARG A B=2", [("A", None), ("B", "2")]),
         ("EXPOSE 80 443/udp", ["80", "443/udp"]),
+        ('VOLUME ["/a b", "/c"]', ["/a b", "/c"]),
+        ("VOLUME /a /b", ["/a", "/b"]),
         ("WORKDIR /a b", ["/a b"]),
         ("RUN echo $((1 << 2)) # kept", ["echo $((1 << 2)) # kept"]),
     ],
@@ -105,12 +107,11 @@ def test_words_of_an_instruction(text: str, words: list[Any]) -> None:
 REFUSED = {
     # text behind "FROM scratch": line, part of the reason
     "NOPE a": (2, "NOPE: not an instruction"),
-    "\n\nVOLUME /x": (4, "--volume"),
+    "\n\nVOLUME []": (4, "empty list"),
     'SHELL ["a"]': (2, 'RUN ["program"'),
     "HEALTHCHECK NONE": (2, "leave it out"),
     "ONBUILD RUN a": (2, "build on this image"),
     "MAINTAINER me": (2, "LABEL maintainer"),
-    "STOPSIGNAL 9": (2, "SIGTERM"),
     "FROM other": (2, "a second FROM"),
     "COPY --from=x a b": (2, "one stage"),
     "COPY --link a b": (2, "--link: not known"),
@@ -364,8 +365,11 @@ def test_settings_become_the_configuration(bench: Bench) -> None:
         "ENV A=2 D=$A\nLABEL a.b=$A \"c d\"='e f'\n"
         "WORKDIR /one\nWORKDIR two/../$A\nUSER u:g\nEXPOSE 80 8000-8001/udp\n"
         'ENTRYPOINT ["/x", "$A"]\nCMD echo $A\n'
+        'VOLUME /data /$A\nVOLUME ["/a b"]\nSTOPSIGNAL SIGQUIT\n'
     )
     assert image.config["config"] == {
+        "Volumes": {"/data": {}, "/2": {}, "/a b": {}},
+        "StopSignal": "SIGQUIT",
         "Env": ["A=2", "B=$V", "C=w", "D=1"],
         "Labels": {"a.b": "2", "c d": "e f"},
         "WorkingDir": "/one/2",
@@ -377,6 +381,12 @@ def test_settings_become_the_configuration(bench: Bench) -> None:
     told = [row["created_by"] for row in history(image)]
     assert told[1:3] == ["ENV A=2 D=1", "LABEL a.b=2 c d=e f"]
     assert [row["empty"] for row in history(image)].count(False) == 2  # the two directories
+
+
+@pytest.mark.parametrize("line", ["STOPSIGNAL NOPE", "STOPSIGNAL 65", "VOLUME here", "VOLUME /."])
+def test_a_setting_that_makes_no_sense_is_refused(bench: Bench, line: str) -> None:
+    with pytest.raises(ValueError, match=r"Dockerfile:2: .*say "):
+        bench.build(f"FROM scratch\n{line}")
 
 
 def test_a_new_entrypoint_clears_the_bases_command_and_a_list_clears_itself(bench: Bench) -> None:

@@ -1,56 +1,26 @@
 """Stage 4 without root: images and containers of one's own, in a user namespace."""
 
 import os
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.running import cannot, ordinary_user, run
+from tests.running import cannot, ordinary_user
+from tests.stages.ordinary import Run, place, stage_of
 from tests.stages.test_stage2_unprivileged import OWN
-from tests.stages.test_stage4 import DRIVERS, available, residue
-
-Run = Callable[..., subprocess.CompletedProcess[bytes]]
+from tests.stages.test_stage4 import DRIVERS, available
 
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[Path]:
-    """Return a directory of the ordinary user's, with a store in it, which is empty in the end."""
-    user = ordinary_user()
-    # Not pytest's own, which is root's alone.
-    top = Path(tempfile.mkdtemp(prefix="labrun-test-"))
-    try:
-        if user is not None:
-            os.chown(top, user, user)
+    with place() as top:
         yield top
-        if (top / "store").exists():
-            assert residue(top / "store") == []
-    finally:
-        shutil.rmtree(top)
 
 
 @pytest.fixture(scope="module")
 def stage(stage4: str, rootfs: Path, own: Path) -> Run:
-    """Return what runs `stage4` as an ordinary user, with an image `box`."""
-    user = ordinary_user()
-
-    def call(*words: str) -> subprocess.CompletedProcess[bytes]:
-        return run([stage4, *words], user=user, environment={"LABRUN_STORE": f"{own}/store"})
-
-    # By root: there is a directory that only root may read.
-    tar = own / "box.tar"
-    subprocess.run(["tar", "-C", rootfs, "--numeric-owner", "-cf", tar, "."], check=True)
-    tar.chmod(0o644)
-    ended = call("image", "import", str(tar), "box")
-    assert (ended.returncode, ended.stderr) == (0, b"")
-    ended = call("run", "--rm", *OWN, "box", "/bin/true")
-    if b" decides" in ended.stderr or b"CAP_SYS_ADMIN" in ended.stderr:
-        pytest.skip(f"cannot: {ended.stderr.decode().strip()}")
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
-    return call
+    return stage_of(stage4, rootfs, own, tuple(OWN))
 
 
 @pytest.fixture(params=DRIVERS)

@@ -49,5 +49,6 @@ def _source(name: str, file: str) -> str:
         body = next((node.body for node in classes if node.name == owner[0]), [])
     for node in body:
         if isinstance(node, ast.FunctionDef) and node.name == function:
-            return textwrap.dedent(ast.get_source_segment(text, node, padded=True) or "")
+            # Whole lines: behind the last one there may be a comment.
+            return textwrap.dedent("\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno]))
     raise Refused(f"{file}, {name}", "there is no such function", "docs/code.toml")

@@ -19,8 +19,10 @@ TREE = "cgroup.txt"
 """The file of a stage that says on which version of cgroups it was recorded."""
 DRIVERS = "drivers.txt"
 """The file of a stage that says which storage drivers ran on the machine where it was recorded."""
-COMPARED = "driver.html"
-"""The file about them."""
+PEER = "docker.txt"
+"""The file of a stage that says which Docker it was recorded beside."""
+COMPARED = {"driver.html": DRIVERS, "docker.html": PEER}
+"""The files about those."""
 PLOT = re.compile(r'<svg class="picture plot".*?</svg>', re.DOTALL)
 EVIDENCE = re.compile(r"<ul>.*?</ul>", re.DOTALL)
 NUMBER = re.compile(r"[+-]?\d+([.,]\d+)*( ?(B|KiB|MiB|GiB|bit|kbit|Mbit|Gbit)\b)?")
@@ -55,7 +57,8 @@ def alike(one: Path, other: Path) -> bool:
 def comparable(name: str, fresh: Path, docs: Path) -> bool:
     """Say whether a file was recorded on a machine like this: its cgroups, its storage drivers."""
     parts = Path(name).parts
-    told = [TREE, DRIVERS] if parts[-1] in (DRIVERS, COMPARED) else [TREE]
+    own = parts[-1] if parts[-1] in COMPARED.values() else COMPARED.get(parts[-1], TREE)
+    told = dict.fromkeys((TREE, own))
     for stage, file in product((part for part in parts if part.startswith("stage")), told):
         files = [folder / "generated" / stage / file for folder in (fresh, docs)]
         if all(path.is_file() for path in files):

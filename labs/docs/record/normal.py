@@ -7,7 +7,7 @@ devices, where this checkout lies, the kernel's release. What was measured is ne
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -23,6 +23,8 @@ from labs.demo.trace import Call
 from labs.docs.record import labhost
 from labs.paths import CHECKOUT
 
+LIVING = "stage5"
+"""From this stage on containers live by themselves, on a throw-away host."""
 HOME = "/home/you/labrun"
 """Where a reader's checkout may lie."""
 KERNEL = "6.12.0"
@@ -30,14 +32,16 @@ KERNEL = "6.12.0"
 MACHINE = {
     r"(?m)^\d+(?=\nMemTotal:)": "2",
     r"(?m)^MemTotal: +\d+ kB\n\d+$": "MemTotal:        2030120 kB\n4",
+    r"\b\d+(?= instructions\b)": "1252",
     r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b": (
         "0f4c1d2e-5b6a-4798-8a1b-c2d3e4f50617"
     ),
 }
-"""A machine's CPUs, memory, disks, and the number of its start."""
+"""A machine's CPUs, memory, disks, the length of a filter that its libseccomp makes, and the number
+of its start."""
 PORT = "40917"
 """A port that was free."""
-NONCE = re.compile(r"\b(labrun|canary|secret|name|domain)-([0-9a-f]{12})\b")
+NONCE = re.compile(r"\b(labrun|canary|secret|name|domain|one|two)-([0-9a-f]{12})\b")
 NAMESPACE = re.compile(r"\b([a-z_]+):\[(\d{10})\]")
 DEVICE = re.compile(r"(device|设备) (\d+:\d+)")
 PROCESS = re.compile(r"(/proc/|kill -0 |kill\(|I am )(\d+)\b")
@@ -47,7 +51,7 @@ LISTED = re.compile(r"^( *\d+)(?= (?:root|init|python|\{|/))", re.MULTILINE)
 """A process in the output of `ps`."""
 TRACED = re.compile(r"(?m)(^\[|fork\(\) = |clone3\(.*\) = |getppid\(\) = |P_PID, )(\d+)\b")
 GROUP = re.compile(
-    r"(/sys/fs/cgroup(?:/(?:cpu|cpuacct|cpu,cpuacct|cpuset|memory|pids|blkio|freezer|unified)\b)?)"
+    r"(/sys/fs/cgroup(?:/(?:cpu|cpuacct|cpu,cpuacct|cpuset|memory|pids|blkio|freezer|devices|unified)\b)?)"
     r"(?:/[^/\s\"]+)*?/labrun-run-[0-9a-f]{8}"
 )
 """A container's group, below wherever this program was put."""
@@ -60,13 +64,38 @@ NEW = {
         r"unshare\(|(mknod|rename|chdir|mount|umount2)\(\"/[^\"]"
         r"|mount\(\"overlay\"|clone3\(|pivot_root\(|execve\(|P_PID"
     ),
+    "stage5": re.compile(
+        r"rename\(\"\S*state\.json|bind\(|signalfd\(|nft|clone3\(|pivot_root\(|setsid\(|keyctl\("
+        r"|PR_SET_SECCOMP|setresuid\(|capset\(|execve\(|umount2\(\"/"
+        r"|(?P<once>write\(\"\S*devices\.\w+|bpf\(|mount\(\"tmpfs\", \"/proc|mount\(\"/proc/self/fd"
+        r"|mount_setattr\(|PR_CAPBSET_DROP)"
+    ),
 }
-"""The calls that a stage makes and the one before doesn't, and what they stand between."""
+"""The calls that a stage makes and the one before doesn't, and what they stand between; of those
+that come many times in a row the first."""
+WAITS = {"stage5": re.compile(r"write\(\d+, \"10\.88\.")}
+"""The last call before a runtime waits for its child, where it doesn't say that it waits."""
+STATE = re.compile(r"(?<=state\.json\.)\d+\b")
+"""A draft of what is noted of a container: its writer's pid is in its name."""
 DIGEST = re.compile(r"\b([0-9a-f]{64})\b|(?<=sha256:)([0-9a-f]{12})(?![0-9a-f])")
 """The digest of a blob, or how it begins: on every machine it is of other files."""
 LOWER = re.compile(r"(?<=lowerdir=)[0-9a-f]{6,}(?::[0-9a-f]{6,})*")
 """The short names of layers, which are made from their digests."""
-CONTAINER = re.compile(r"(?<=containers/)[0-9a-f]{12}\b")
+CONTAINER = re.compile(r"(?<=containers/)[0-9a-f]{12}\b|(?<=\tweb )[0-9a-f]{12}\b")
+CALLER = re.compile(r"(?<=\]:)\d+(?=: response)|(?<=:)\d{5}(?=/(?:tcp|udp))")
+"""A port that the kernel chose: of whom a server has answered, or that a probe has published."""
+BENCH = re.compile(r"(?<=/bench-)[a-z0-9_]{8}\b")
+"""A throw-away host's folder."""
+FILTER = re.compile(r"\d+(?= instructions| 条指令)")
+"""How long a filter is: another libseccomp makes another one."""
+WHOLE = re.compile(r"(?<=CapEff:\t)000001f\w{9}")
+"""All capabilities: of how many a machine's root has one or two less is its own affair."""
+COVERED = re.compile(r"(?:/(?:proc|sys)/[\w/]+ )+/(?:proc|sys)/[\w/]+")
+HIDDEN = "/proc/acpi /proc/kcore /proc/keys /proc/timer_list /sys/firmware"
+READ_ONLY = "/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger /sys/kernel"
+"""What a container has covered of the kernel's files: on each machine, those that are there."""
+TOP = re.compile(r"(?m)^\d+ \d+(?= httpd$)")
+"""A server and its monitor, as the host numbers them."""
 DRAFT = re.compile(r"(?<=/overlay-)[0-9a-f]{16}\b")
 """What is being made in a store, before it has its name."""
 LOOP = re.compile(r"(/dev/loop|\b7:)\d+")
@@ -129,6 +158,10 @@ class Normal:
         text = LOWER.sub(lambda m: ":".join(map(self.short, m[0].split(":"))), text)
         for kind, pattern in (("container", CONTAINER), ("draft", DRAFT)):
             text = pattern.sub(partial(self.same_length, kind), text)
+        if self.stage >= LIVING:
+            text = BENCH.sub("k3w9x0ad", TOP.sub("53 51", CALLER.sub(PORT, text)))
+            text = WHOLE.sub("000001ffffffffff", FILTER.sub("1252", text))
+            text = COVERED.sub(lambda m: READ_ONLY if "/proc/sys " in m[0] else HIDDEN, text)
         text = NAMESPACE.sub(lambda m: self.namespace(*m.group(0, 1)), text)
         text = NESTED.sub(lambda m: self.pid(m[1]), text)
         text = PROCESS.sub(lambda m: m[1] + self.pid(m[2]), text)
@@ -151,11 +184,15 @@ class Normal:
         child = [line for line in lines if not line.startswith(runtime)]
         # Whoever stands by to tidy up was there before; the container's child is pid 1 to itself.
         child.sort(key=lambda line: line.startswith("[1]"))
-        waits = next(n for n, line in enumerate(parent) if "sigwaitinfo()" in line)
+        if last := WAITS.get(self.stage):
+            waits = max(n for n, line in enumerate(parent) if last.search(line)) + 1
+        else:
+            waits = next(n for n, line in enumerate(parent) if "sigwaitinfo()" in line)
         ordered = [*parent[:waits], *child, *parent[waits:]]
         if new := NEW.get(self.stage):
             # Twice as many lines as before; those that the stage before has say nothing new.
-            ordered = [line for line in ordered if new.search(line)]
+            ordered = _first_of_many(new, ordered)
+        ordered = [STATE.sub(lambda m: self.pid(m[0]), line) for line in ordered]
         return TRACED.sub(lambda m: m[1] + self.pid(m[2]), "\n".join([*ordered, ""]))
 
     def digest(self, found: str) -> str:
@@ -234,6 +271,19 @@ class Normal:
             upper=self(found.upper),
             lower=[*map(self, found.lower)],
         )
+
+
+def _first_of_many(wanted: re.Pattern[str], lines: Iterable[str]) -> list[str]:
+    """Return the lines with what is wanted; of what is wanted `once` only the first."""
+    kept: list[str] = []
+    seen: set[str] = set()
+    for line in lines:
+        if found := wanted.search(line):
+            once = found.groupdict().get("once") or ""
+            if once not in seen:
+                kept.append(line)
+            seen |= {once} - {""}
+    return kept
 
 
 def _hex(word: str, length: int) -> str:

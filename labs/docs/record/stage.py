@@ -16,8 +16,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
-from checks.bench import Bench
 from checks.model import axes
+from checks.peers import dockerd
 from labs import texts
 from labs.demo import engine, pages, script, summary
 from labs.demo.played import Played
@@ -29,9 +29,19 @@ from labs.texts import say
 
 COLUMNS, LINES = 80, 24
 """The terminal that a page shows a picture of."""
-PICTURED = {"stage1": "ip-route", "stage2": "net", "stage3": "cpu", "stage4": "delete"}
+PICTURED = {
+    "stage1": "ip-route",
+    "stage2": "net",
+    "stage3": "cpu",
+    "stage4": "delete",
+    "stage5": "root",
+}
 """Each stage's most telling step."""
-TRACED = {"stage3": "--memory 64m --cpus 0.5 --pids-limit 64 --net-rate 8mbit", "stage4": "--rm"}
+TRACED = {
+    "stage3": "--memory 64m --cpus 0.5 --pids-limit 64 --net-rate 8mbit",
+    "stage4": "--rm",
+    "stage5": "--rm -p 8080:80",
+}
 """The options with which a stage's run is traced, where it takes any to show what is new."""
 CHECKED = "check.json"
 """How a stage's checks ended, for the languages after the first; it is no part of the pages."""
@@ -95,7 +105,7 @@ def _record(stage: str, folder: Path, shared: Path) -> None:
     folder.mkdir(parents=True)
     os.environ["COLUMNS"] = str(COLUMNS)
     demo, screen = script.load(stage), Screen()
-    with Bench(labhost.ROOT, machine=True) as bench:
+    with engine.bench_of(demo, labhost.ROOT) as bench:
         stand = engine.Engine(engine.choose(stage, None), bench, demo)
         played = [stand.play(step) for step in demo.steps]
         before = {axis: stand.before(axis) for axis in summary.measured(played)}
@@ -106,6 +116,8 @@ def _record(stage: str, folder: Path, shared: Path) -> None:
         if done.step.looks == "drivers":
             ran = [side.title for side in done.sides if not side.ended.status]
             (shared / measured.DRIVERS).write_text(" ".join([*ran, "\n"]), encoding="ascii")
+        if done.step.peer:
+            (shared / measured.PEER).write_text(f"{_version(done)}\n", encoding="ascii")
         if not done.as_expected:
             sys.exit(f"{done.step.id}: {done.finding.verdict.value}: {done.finding.evidence}")
         (folder / f"{done.step.id}.html").write_text(
@@ -119,6 +131,16 @@ def _record(stage: str, folder: Path, shared: Path) -> None:
         html.measured(before, summary.measured(played)), encoding="utf-8"
     )
     (folder / "check.txt").write_text(normal.seconds(normal(_judged(stage, shared))), "utf-8")
+
+
+def _version(done: Played) -> str:
+    """Return the version of the program that a step compares with, "none" where it isn't here."""
+    if done.peerless:
+        return "none"
+    argv = [done.step.peer, "--version"]
+    environment = {**os.environ, "PATH": dockerd.client_path()}
+    told = subprocess.run(argv, capture_output=True, text=True, check=True, env=environment)
+    return told.stdout.strip()
 
 
 def _judged(stage: str, shared: Path) -> str:

@@ -12,14 +12,17 @@ import errno
 import os
 
 from stages import linux
-from stages.stage3_cgroups.more import systemd
+from stages.light import later
 from stages.stage3_cgroups.more.files import entries, remove_when_empty, wait_until
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from stages.stage3_cgroups.more import systemd
     from stages.stage3_cgroups.more.find import Trees
+else:
+    systemd = later("stages.stage3_cgroups.more.systemd")
 
 COUNTING = ("memory", "cpu", "io", "pids")
 """The controllers that every container gets where they are to be had: they count."""

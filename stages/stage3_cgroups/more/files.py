@@ -7,6 +7,7 @@ import os
 import time
 
 from stages import linux
+from stages.light import read_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ def make(path: str) -> None:
 def read_word(path: str) -> str:
     """Return what a file says, without the end of its last line; "" where it is not there."""
     try:
-        with open(path, encoding="ascii") as file:
-            return file.read().strip()
+        return read_text(path).strip()
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
             return ""
@@ -34,8 +34,7 @@ def read_word(path: str) -> str:
 
 def entries(path: str) -> list[str]:
     """Return the words of a file; raise FileNotFoundError where it is not there."""
-    with open(path, encoding="ascii") as file:
-        return file.read().split()
+    return read_text(path).split()
 
 
 def table(path: str) -> dict[str, int]:

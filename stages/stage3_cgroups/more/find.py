@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
+from stages.light import read_text
 from stages.stage3_cgroups.more.files import entries
 
 TYPE_CHECKING = False
@@ -26,18 +27,21 @@ class Trees:
         self.v1: dict[str, str] = {}
         self.v2 = self.top = ""
         try:
-            with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-                rows = [line.rstrip("\n").split(":", 2) for line in file]
+            text = read_text("/proc/self/cgroup")
         except OSError:
             return
+        rows = [line.split(":", 2) for line in text.split("\n") if line]
         own = {names: path for _, names, path in rows}
         for fstype, root, point, options in cgroup_mounts():
             for names, path in own.items():
                 # v2's row has no names; a v1 mount has its controllers' among its options.
+                kinds = names.split(",") if names else []
+                if bool(kinds) != (fstype == "cgroup") or not {*kinds} <= options:
+                    continue
                 directory = below(point, root, path)
-                if directory and fstype == "cgroup" and names and {*names.split(",")} <= options:
-                    self.v1.update(dict.fromkeys(names.split(","), directory))
-                if directory and fstype == "cgroup2" and not names:
+                if directory and kinds:
+                    self.v1.update(dict.fromkeys(kinds, directory))
+                elif directory:
                     self.v2, self.top = directory, point
         # A tree with a name and no controller is systemd's book-keeping.
         self.v1 = {name: at for name, at in self.v1.items() if "=" not in name}
@@ -62,13 +66,12 @@ class Trees:
 
 def cgroup_mounts() -> Iterator[tuple[str, str, str, set[str]]]:
     """Yield type, root, mount point and options of each mounted tree; later ones are on top."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            head, _, tail = line.partition(" - ")
-            fstype, _, options = tail.split()[:3]
-            if fstype in ("cgroup", "cgroup2"):
-                root, point = (unescaped(word) for word in head.split()[3:5])
-                yield fstype, root, point, {*options.split(",")}
+    for line in filter(None, read_text("/proc/self/mountinfo").split("\n")):
+        head, _, tail = line.partition(" - ")
+        fstype, _, options = tail.split()[:3]
+        if fstype in ("cgroup", "cgroup2"):
+            root, point = (unescaped(word) for word in head.split()[3:5])
+            yield fstype, root, point, {*options.split(",")}
 
 
 def unescaped(word: str) -> str:

@@ -13,7 +13,7 @@ import json
 import os
 
 from stages.stage4_overlayfs.image import encode
-from stages.stage4_overlayfs.more.names import HEX, check_digest
+from stages.stage4_overlayfs.more.names import check_digest, is_hex
 from stages.stage4_overlayfs.store import sync
 
 TYPE_CHECKING = False
@@ -66,7 +66,7 @@ def unneeded(store: Store, blobs: Collection[str]) -> Iterator[str]:
     """Yield the paths of the entries that are of no use once only these blobs are there."""
     for name in sorted(os.listdir(folder(store))):
         path = f"{folder(store)}/{name}"
-        table = read(path) if HEX.fullmatch(name) else None
+        table = read(path) if is_hex(name) else None
         if table is None or not table["needs"] or not all(one in blobs for one in table["needs"]):
             yield path
 

@@ -15,7 +15,7 @@ from stages.stage4_overlayfs.more.settings import change
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from stages.stage4_overlayfs.storage import Driver
     from stages.stage4_overlayfs.store import Store
@@ -29,11 +29,13 @@ def commit(
     changes: Sequence[str] = (),
     *,
     created: int | None = None,
+    notes: Mapping[str, str] | None = None,
 ) -> Image:
     """Make an image of a container, give it a name, and return it.
 
     `changes` are instructions such as `CMD ["/bin/sh"]`; `created`, in seconds since 1970, is the
-    image's time, and no file of the layer is younger: now, and any, by default. Raises ValueError
+    image's time, and no file of the layer is younger: now, and any, by default; `notes` are of the
+    history: `author`, `comment`. Raises ValueError
     for a bad name or change; OSError where there is no such container, or a file of it changes
     meanwhile (ESTALE): whoever wants a layer of one moment has it stand still.
     """
@@ -49,6 +51,7 @@ def commit(
         told = " ".join([f"commit {container}", *change(config["config"], changes)])
         layer = add_layer(store, clamped(driver.commit(container), created))
         row = {"created": stamp(created), "created_by": told}
+        row |= {key: text for key, text in (notes or {}).items() if text}
         config["history"] = [*(config.get("history") or []), row]
         image = new(store, {**config, "created": row["created"]}, [*base.layers, layer])
         if name:

@@ -355,6 +355,8 @@ BASE = "base"
 class DeviceMapper:
     """The driver."""
 
+    fleeting = False
+
     def __init__(self, root: str) -> None:
         """Take the store's folder."""
         self.places = Places(root, "devicemapper")

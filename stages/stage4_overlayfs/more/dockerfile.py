@@ -27,9 +27,7 @@ LATER = "this builder makes one stage: build that one as an image, and say FROM 
 FOREIGN = {
     # what else Docker has: why not here, and what to do
     "SHELL": 'say RUN ["program", "argument"] instead',
-    "VOLUME": "say --volume when you run it",
     "HEALTHCHECK": "nothing here would ask for it: leave it out",
-    "STOPSIGNAL": "leave it out: stop sends SIGTERM",
     "ONBUILD": "write its instruction into the Dockerfiles that build on this image",
     "MAINTAINER": "say LABEL maintainer=… instead",
     "--from": LATER,
@@ -115,12 +113,19 @@ class Instruction:
             self.pairs.append((key, value if equals else None))
 
     def whole(self, text: str) -> None:
-        """Take WORKDIR and USER: all of the line."""
+        """Take WORKDIR, USER and STOPSIGNAL: all of the line."""
         self.words = [text]
 
     def listed(self, text: str) -> None:
         """Take EXPOSE: words."""
         self.words = BLANK.split(text)
+
+    def places(self, text: str) -> None:
+        """Take VOLUME: a list in JSON, or words."""
+        listed = json_list(text)
+        self.words = BLANK.split(text) if listed is None else listed
+        if not self.words:
+            raise ValueError("VOLUME of an empty list: name a directory")
 
     def base(self, text: str) -> None:
         """Take FROM: an image, and perhaps a name for the stage, which nothing here asks for."""
@@ -134,10 +139,11 @@ READERS: dict[str, Callable[[Instruction, str], None]] = {
     **dict.fromkeys(SHELL, Instruction.command),
     **dict.fromkeys(("COPY", "ADD"), Instruction.copied),
     **dict.fromkeys(("ENV", "LABEL"), Instruction.named),
-    **dict.fromkeys(("WORKDIR", "USER"), Instruction.whole),
+    **dict.fromkeys(("WORKDIR", "USER", "STOPSIGNAL"), Instruction.whole),
     "ARG": Instruction.arguments,
     "EXPOSE": Instruction.listed,
     "FROM": Instruction.base,
+    "VOLUME": Instruction.places,
 }
 
 

@@ -5,17 +5,17 @@ To unpack a big image takes a while, and there is no command yet to get the sign
 
 from __future__ import annotations
 
-import contextlib
+import _signal  # type: ignore[import-not-found]  # as in linux.py
 import os
-import signal
 
 from stages import linux
+from stages.light import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING = (linux.SIGINT, linux.SIGTERM, linux.SIGHUP)
 """The signals that people end a program with."""
 
 
@@ -29,32 +29,32 @@ class Stopped(BaseException):
 
     def end(self) -> None:
         """End this process by that signal: whoever waits for us is to see what we ended of."""
-        signal.signal(self.signum, signal.SIG_DFL)
+        _signal.signal(self.signum, linux.SIG_DFL)
         os.kill(os.getpid(), self.signum)
 
 
-@contextlib.contextmanager
+@contextmanager
 def stoppable() -> Iterator[None]:
     """Have such a signal raise Stopped, unless the caller has it ignored, as nohup(1) does."""
-    before = {one: signal.getsignal(one) for one in ENDING}
+    before = {one: _signal.getsignal(one) for one in ENDING}
 
     def stop(signum: int, _: object) -> None:
         # Once is enough: the way out must not be interrupted.
         for one in ENDING:
-            signal.signal(one, signal.SIG_IGN)
+            _signal.signal(one, linux.SIG_IGN)
         raise Stopped(signum)
 
     for one, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(one, stop)
+        if handler != linux.SIG_IGN:
+            _signal.signal(one, stop)
     try:
         yield
     finally:
         for one, handler in before.items():
-            signal.signal(one, handler)
+            _signal.signal(one, handler)
 
 
-@contextlib.contextmanager
+@contextmanager
 def unstoppable() -> Iterator[None]:
     """Have such a signal wait until the end of the block."""
     held = linux.sigprocmask(linux.SIG_BLOCK, ENDING)

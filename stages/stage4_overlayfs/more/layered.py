@@ -7,25 +7,32 @@ from __future__ import annotations
 
 import os
 
+from stages.light import later
 from stages.stage4_overlayfs.more.branches import Union
-from stages.stage4_overlayfs.more.changes import Comparison, pack_changes
 from stages.stage4_overlayfs.more.copies import copy_metadata
-from stages.stage4_overlayfs.more.indexed import Index, has_redirect
 from stages.stage4_overlayfs.more.places import Places, digits
-from stages.stage4_overlayfs.pack import pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from stages.stage4_overlayfs import pack
+    from stages.stage4_overlayfs.more import changes, indexed
     from stages.stage4_overlayfs.more.branches import Marks
+    from stages.stage4_overlayfs.more.changes import Comparison
+    from stages.stage4_overlayfs.more.indexed import Index
     from stages.stage4_overlayfs.storage import Layer
     from stages.stage4_overlayfs.whiteouts import Form
+else:
+    pack = later("stages.stage4_overlayfs.pack")
+    changes = later("stages.stage4_overlayfs.more.changes")
+    indexed = later("stages.stage4_overlayfs.more.indexed")
 
 
 class Layered:
     """A driver with a directory for each layer; it has to say how to mount them."""
 
+    fleeting = False
     upper, merged = "upper", "merged"
     """What holds the container's changes, and where all is seen together."""
     links = ""
@@ -76,13 +83,13 @@ class Layered:
         """Yield that directory as a layer's tar: it is one already, as a rule."""
         upper, index = self.places.own(container, self.upper), self.index(container)
         # What was renamed, or is another name of a file that was copied up, is not in there.
-        if index or has_redirect(upper, self.marks):
-            return pack_changes(self.compared(container, index), self.places)
-        return pack(upper, self.form)
+        if index or indexed.has_redirect(upper, self.marks):
+            return changes.pack_changes(self.compared(container, index), self.places)
+        return pack.pack(upper, self.form)
 
     def index(self, container: str) -> Index:
         """Return which files with several names were copied up under one of them."""
-        return Index(self.places.own(container, self.links))
+        return indexed.Index(self.places.own(container, self.links))
 
     def compared(self, container: str, index: Index) -> Comparison:
         """Compare the tree as it is now with the image's; mounted or not, it is all on the disk."""
@@ -90,7 +97,7 @@ class Layered:
         below = self.below(self.places.noted(container))
         now = Union([upper, *below], self.marks, index.find)
         # A file's other name may be anywhere; else only what is in that directory can differ.
-        return Comparison(Union(below, self.marks), now, guide="" if index else upper)
+        return changes.Comparison(Union(below, self.marks), now, guide="" if index else upper)
 
     def names(self, layers: Sequence[Layer]) -> list[str]:
         """Return the layers' names on the disk: their own, since each is unpacked by itself."""

@@ -78,16 +78,19 @@ class Tree:
     def lines(self, path: str) -> list[list[str]]:
         """Return the fields of a file such as /etc/passwd; none where there is no such file."""
         whole = f"{self.root}/{self.resolve(path)}"
-        flags = linux.O_RDONLY | linux.O_NOFOLLOW | linux.O_CLOEXEC | os.O_NONBLOCK
         try:
-            fd = os.open(whole, flags)
+            fd = os.open(whole, linux.O_PATH | linux.O_NOFOLLOW | linux.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        with open(fd, "rb") as file:
-            # A device would be the host's.
+        try:
+            # A device would be the host's, and to open one can be enough: watchdog(4), say, would
+            # reset the machine. O_PATH opens none.
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 return []
-            text = file.read(MOST_BYTES).decode("utf-8", "replace")
+            with open(f"/proc/self/fd/{fd}", "rb") as file:
+                text = file.read(MOST_BYTES).decode("utf-8", "replace")
+        finally:
+            os.close(fd)
         return [row.split(":") for row in text.splitlines()]
 
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
-from hashlib import sha256
 from stat import S_IMODE
 
 from stages import linux
+from stages.light import later, read_text, sha256, write_text
 from stages.stage4_overlayfs.more.copies import Copies, copy_metadata
-from stages.stage4_overlayfs.unpack import unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import BinaryIO
 
+    from stages.stage4_overlayfs import unpack
     from stages.stage4_overlayfs.more.branches import Union
     from stages.stage4_overlayfs.storage import Layer
     from stages.stage4_overlayfs.whiteouts import Form
-
+else:
+    unpack = later("stages.stage4_overlayfs.unpack")
 
 UNSAID = 0o1000
 """A mode that no root directory has: by it one is known of which a layer says nothing."""
@@ -81,7 +82,8 @@ class Places:
             except BaseException:
                 remove_tree(draft)
                 raise
-            linux.fsync(parent)
+            if durable:
+                linux.fsync(parent)
         finally:
             os.close(lock)
 
@@ -139,14 +141,11 @@ class Places:
 
     def note(self, folder: str, names: Sequence[str]) -> None:
         """Write down what a container stands on: diff() and commit() have to know."""
-        with open(f"{folder}/layers", "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write("\0".join(names))
+        write_text(f"{folder}/layers", "\0".join(names))
 
     def noted(self, container: str) -> list[str]:
         """Return that again, from the lowest up."""
-        path = self.own(container, "layers")
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            text = file.read()
+        text = read_text(self.own(container, "layers"))
         return text.split("\0") if text else []
 
     def stamp(self, folder: str) -> None:
@@ -167,7 +166,7 @@ def apply(opener: Callable[[], BinaryIO], target: str, form: Form) -> list[str]:
     status = os.lstat(target)
     os.chmod(target, UNSAID)
     with opener() as stream:
-        implied = unpack(stream, target, form)
+        implied = unpack.unpack(stream, target, form)
     if S_IMODE(os.lstat(target).st_mode) == UNSAID:
         os.chmod(target, S_IMODE(status.st_mode))
         os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))

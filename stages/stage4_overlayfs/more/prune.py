@@ -11,7 +11,7 @@ import shutil
 
 from stages.stage4_overlayfs.image import Image
 from stages.stage4_overlayfs.more.cache import unneeded
-from stages.stage4_overlayfs.more.names import HEX, shown
+from stages.stage4_overlayfs.more.names import is_hex, shown
 from stages.stage4_overlayfs.more.verify import references
 
 TYPE_CHECKING = False
@@ -57,7 +57,7 @@ def prune(
             gone.steps.append(os.path.basename(path))
             remove(path, gone, dry_run)
         for entry in sorted(os.listdir(f"{store.root}/blobs/sha256")):
-            if HEX.fullmatch(entry) and f"sha256:{entry}" not in blobs:
+            if is_hex(entry) and f"sha256:{entry}" not in blobs:
                 gone.blobs.append(f"sha256:{entry}")
                 remove(f"{store.root}/blobs/sha256/{entry}", gone, dry_run)
         for entry in sorted(os.listdir(f"{store.root}/tmp")):
@@ -89,7 +89,7 @@ def unpacked(store: Store) -> Iterator[tuple[str, str]]:
     """Yield the layers that a storage driver has unpacked: the driver, and the diff_id."""
     for driver in sorted(os.listdir(f"{store.root}/layers")):
         for entry in sorted(os.listdir(f"{store.root}/layers/{driver}")):
-            if HEX.fullmatch(entry):
+            if is_hex(entry):
                 yield driver, f"sha256:{entry}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
+import signal
 
 from stages.stage4_overlayfs.more.dockerfile import Refused, parse_one
 from stages.stage4_overlayfs.more.names import shown
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
     from stages.stage4_overlayfs.more.dockerfile import Instruction
 
-SETTINGS = ("ENV", "LABEL", "WORKDIR", "USER", "EXPOSE", "CMD", "ENTRYPOINT")
+SETTINGS = (
+    "ENV", "LABEL", "WORKDIR", "USER", "EXPOSE", "VOLUME", "STOPSIGNAL", "CMD", "ENTRYPOINT",
+)  # fmt: skip
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where programs are looked for in an image that doesn't say: Docker's default for Linux."""
 
@@ -67,6 +70,8 @@ class Settings:
         if one.name == "EXPOSE":
             # A variable may hold several.
             return self.expose([part for word in one.words for part in BLANK.split(put(word))])
+        if one.name == "VOLUME":
+            return self.volumes([put(word) for word in one.words])
         text = put(one.words[0])
         if not text:
             raise ValueError(f"{one.name} of nothing: its variable has no value")
@@ -75,6 +80,10 @@ class Settings:
             # Two slashes are what POSIX leaves two.
             text = "/" + text.lstrip("/")
             self.config["WorkingDir"] = text
+        elif one.name == "STOPSIGNAL":
+            if not is_signal(text):
+                raise ValueError(f"{shown(text)}: not a signal: say SIGTERM, or its number")
+            self.config["StopSignal"] = text
         else:
             self.config["User"] = text
         return f"{one.name} {text}"
@@ -125,6 +134,21 @@ class Settings:
             raise ValueError("EXPOSE of nothing: its variable has no value")
         self.config["ExposedPorts"] = ports
         return f"EXPOSE {' '.join(filter(None, words))}"
+
+    def volumes(self, paths: Sequence[str]) -> str:
+        """Note where a container gets a volume of its own, unless it is told of another."""
+        if not all(path.startswith("/") and posixpath.normpath(path).strip("/") for path in paths):
+            raise ValueError("VOLUME: say absolute paths, and not / itself")
+        self.config["Volumes"] = {**(self.config.get("Volumes") or {}), **{p: {} for p in paths}}
+        return f"VOLUME {json.dumps([*paths], ensure_ascii=False)}"
+
+
+def is_signal(text: str) -> bool:
+    """Return whether a text is a signal's number or name, such as 9, KILL or SIGRTMIN+3."""
+    if text.isdecimal():
+        return 0 < int(text) < signal.NSIG
+    name, _, more = text.upper().removeprefix("SIG").partition("+")
+    return f"SIG{name}" in signal.Signals.__members__ and (not more or more.isdecimal())
 
 
 def change(config: dict[str, Any], texts: Sequence[str]) -> list[str]:

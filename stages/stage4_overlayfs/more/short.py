@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from hashlib import sha256
+
+from stages.light import sha256
 
 SHORTEST = 6
 """Digits: with these, all 500 layers that overlay takes fit into 4096 bytes."""

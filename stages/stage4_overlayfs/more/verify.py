@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from stages.stage4_overlayfs.image import Image, tar_of
-from stages.stage4_overlayfs.more.names import HEX, check_digest, file_name, reference_of, shown
+from stages.stage4_overlayfs.more.names import check_digest, file_name, is_hex, reference_of, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def damaged_blobs(store: Store) -> Iterator[str]:
     directory = f"{store.root}/blobs/sha256"
     for entry in sorted(os.listdir(directory)):
         path = f"{directory}/{shown(entry)}"
-        if not HEX.fullmatch(entry) or not is_regular(f"{directory}/{entry}"):
+        if not is_hex(entry) or not is_regular(f"{directory}/{entry}"):
             yield f"{path}: not a blob of the store: remove it"
             continue
         try:

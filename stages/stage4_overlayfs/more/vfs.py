@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class Vfs:
     """The driver: no mount and no layers on the disk, only whole trees."""
 
+    fleeting = False
+
     def __init__(self, root: str) -> None:
         """Take the store's folder."""
         self.places = Places(root, "vfs")
