@@ -12,6 +12,7 @@ of, inherited capabilities, keys (test_stage5_confine: CVE-2025-31133); terminal
 
 import os
 import shutil
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,16 +181,44 @@ def trap(rootfs: Path, folder: Path) -> Path:
     """
     root = folder / "root"
     shutil.copytree(rootfs, root, symlinks=True)
-    for loader in ("lib64/ld-linux-x86-64.so.2", "lib/ld-linux-aarch64.so.1"):
-        (root / loader).parent.mkdir(exist_ok=True)
-        shutil.copy2(rootfs / "bin/busybox", root / loader)
+    # A shell's own start would be led astray by what the kernel tells a loader of its program.
+    for folder in ("lib", "lib64"):
+        (root / folder).mkdir(exist_ok=True)
+    (root / "lib64/ld-linux-x86-64.so.2").write_bytes(loader())
+    (root / "lib64/ld-linux-x86-64.so.2").chmod(0o755)
+    shutil.copy2(rootfs / "bin/busybox", root / "lib/ld-linux-aarch64.so.1")
     (root / "sh").symlink_to("/proc/self/exe")  # busybox is what it is called
     (root / "trap").write_text(
-        "#!/sh\nexec 3</proc/self/exe\nstat -L -c %d:%i /proc/self/fd/3\n"
+        "#!/sh\n[ -e /proc/self/fd/3 ] || exec 3</proc/self/exe\nstat -L -c %d:%i /proc/self/fd/3\n"
         "exec /bin/sh -c '(exec 4>>/proc/self/fd/3) 2>/dev/null && echo out; true'\n"
     )
     (root / "trap").chmod(0o755)
     return root
+
+
+def loader() -> bytes:
+    """Return a program for x86-64: open("/proc/self/exe"), then execve("/bin/sh", "/trap")."""
+    base, texts = 0x10000000, (b"/proc/self/exe\0", b"/bin/sh\0", b"/trap\0")
+    start, length = base + 64 + 56, 40
+    exe, shell, script = (start + length + sum(map(len, texts[:n])) for n in range(3))
+    words = start + length + len(b"".join(texts))
+    code = b"".join(
+        (
+            b"\xb8\x02\x00\x00\x00",  # mov eax, 2: open
+            b"\xbf" + struct.pack("<I", exe),  # mov edi
+            b"\x31\xf6\x0f\x05",  # xor esi, esi; syscall
+            b"\xb8\x3b\x00\x00\x00",  # mov eax, 59: execve
+            b"\xbf" + struct.pack("<I", shell),  # mov edi
+            b"\xbe" + struct.pack("<I", words),  # mov esi
+            b"\x31\xd2\x0f\x05",  # xor edx, edx; syscall
+        )
+    ).ljust(length, b"\xcc")
+    body = code + b"".join(texts) + struct.pack("<QQQ", shell, script, 0)
+    size = 64 + 56 + len(body)
+    # See elf(5): an executable for x86-64 with one segment, which is all of the file.
+    header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    header += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, start, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    return header + struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 4096) + body
 
 
 def number_of(path: str | Path) -> str:

@@ -206,6 +206,7 @@ def one():
         print(end="same\n" if answer == b"web 10.88.0.1 " + body else f"other {len(answer)}\n")
 threads = [threading.Thread(target=one) for _ in range(8)]
 [thread.start() for thread in threads]
+[thread.join() for thread in threads]
 """
 
 
