@@ -182,8 +182,8 @@ def trap(rootfs: Path, folder: Path) -> Path:
     root = folder / "root"
     shutil.copytree(rootfs, root, symlinks=True)
     # A shell's own start would be led astray by what the kernel tells a loader of its program.
-    for folder in ("lib", "lib64"):
-        (root / folder).mkdir(exist_ok=True)
+    for name in ("lib", "lib64"):
+        (root / name).mkdir(exist_ok=True)
     (root / "lib64/ld-linux-x86-64.so.2").write_bytes(loader())
     (root / "lib64/ld-linux-x86-64.so.2").chmod(0o755)
     shutil.copy2(rootfs / "bin/busybox", root / "lib/ld-linux-aarch64.so.1")
