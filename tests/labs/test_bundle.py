@@ -27,6 +27,8 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "room/__init__.py").write_text("")
     (tmp_path / "room/inner.py").write_text("SAID = 'first'\n")
     monkeypatch.syspath_prepend(tmp_path)
+    # Python's own cache knows a change by its second alone.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     for name in ("room", "room.inner"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     __import__("room.inner")

@@ -93,6 +93,9 @@ class Host:
 
 @pytest.fixture(scope="module")
 def host(stage5: str, rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    # Before any test's own fixtures, as it is made once for all of them.
+    if os.geteuid() != 0:
+        pytest.skip("cannot: needs root")
     store, folder = (tmp_path_factory.mktemp(name) for name in ("store", "folder"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABRUN_STORE", str(store))
