@@ -62,11 +62,12 @@ class Caller:
         return text.replace("\r", "").strip()
 
     def ends(self) -> int:
-        """Wait for its end; return its exit status."""
+        """Wait for its end; return its exit status, as a shell has it."""
         self.child.expect(pexpect.EOF)
         self.child.close()
-        status: int = self.child.exitstatus
-        return status
+        # One more Ctrl-C may come when all is cleared away, and nobody holds it back any more.
+        ended: int | None = self.child.exitstatus
+        return 128 + self.child.signalstatus if ended is None else ended
 
     def __enter__(self) -> "Caller":
         return self
