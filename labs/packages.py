@@ -67,6 +67,7 @@ PEERS = [
 
 CORE = [
     Package("nftables", "nft", "the networks of stage 5"),
+    Package("linux-libc-dev", "/usr/include/linux/capability.h", "the kernel's own numbers"),
     Package("fuse3", "fusermount3", "AUFS's rules in user space, by libfuse"),
     Package("openssl", "openssl", "the certificate of a registry that the tests run"),
 ]

@@ -198,22 +198,24 @@ def pytest(run: Run, title: str, arguments: Sequence[str]) -> None:
     settle(run, title, status, report, lambda more: run_pytest([*arguments, *more]))
 
 
-def failing(report: Path) -> list[str]:
-    """Return the node ids of the tests that a JUnit report has as failed; [] if one is no test."""
-    names = []
+def tests(report: Path, *tags: str) -> set[str]:
+    """Return the node ids of the tests that a JUnit report has with one of `tags`; "" for no test.
+
+    Without tags, of those that passed.
+    """
+    names = set()
     for case in elements(report, "testcase"):
-        if case.find("failure") is None and case.find("error") is None:
+        told = {child.tag for child in case} & {"failure", "error", "skipped"}
+        if told.isdisjoint(tags) if tags else told:
             continue
         parts = case.get("classname", "").split(".")
         files = (Path(f"{'/'.join(parts[:end])}.py") for end in range(len(parts), 0, -1))
         file = next((path for path in files if (CHECKOUT / path).is_file()), None)
-        if file is None:
-            return []
         # pytest-xdist appends `@GROUP` to what isn't to run beside others.
         name, at, group = case.get("name", "").rpartition("@")
         name = name if at and "]" not in group else name + at + group
-        names.append("::".join([str(file), *parts[len(file.parts) :], name]))
-    return list(dict.fromkeys(names))
+        names.add("::".join([str(file), *parts[len(file.parts) :], name]) if file else "")
+    return names
 
 
 def settle(
@@ -225,14 +227,16 @@ def settle(
     summary names it. What fails again has failed. `again` runs pytest with further arguments.
     """
     run.count.add(report)
-    names = failing(report)
-    if status == FAILED and 0 < len(names) <= MANY:
+    names = sorted(tests(report, "failure", "error"))
+    if status == FAILED and 0 < len(names) <= MANY and "" not in names:
         say(f"labrun: {title}: what failed is run once more, by itself")
         second = report.with_name(f"again-{report.name}")
         status = again(["-n", "0", *names, f"--junitxml={second}"])
         run.count.replace(report, second)
-        passed = set(names) - set(failing(second)) if elements(second, "testcase") else set()
+        passed = tests(second) - tests(second, "failure", "error")
         run.alone += [f"{title}: {name}" for name in names if name in passed]
+        # What was skipped then has not passed.
+        status = status or FAILED * (not passed.issuperset(names))
     if status != 0:
         run.failed.append(title)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 
-from stages import command_line, linux
+from stages import command_line
 from stages.command_line import FAILED, note, serve
 from stages.light import import_module
-from stages.stage4_overlayfs.more.interrupts import Stopped
+from stages.stage4_overlayfs.more.interrupts import end_with
 from stages.stage4_overlayfs.options import OPTIONS, Stacked
 from stages.stage4_overlayfs.runtime import run
 
@@ -20,18 +19,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Do what this process's arguments ask for, and end it."""
-    try:
-        status = command(sys.argv[1:])
-    except Stopped as stopped:
-        stopped.end()
-        raise
-    except KeyboardInterrupt:
-        # Whoever waits for us is to see what we ended of, a shell's loop for one.
-        linux.sigaction(linux.SIGINT, linux.SIG_DFL)
-        os.kill(os.getpid(), linux.SIGINT)
-        raise
-    # Nothing is left to flush or close, and taking an interpreter down in order costs 2 ms.
-    os._exit(status)
+    end_with(command)
 
 
 def command(arguments: Sequence[str]) -> int:

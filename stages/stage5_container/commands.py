@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 
-from stages import linux
 from stages.command_line import FAILED, USAGE, note, serve, usage
 from stages.light import import_module
-from stages.stage4_overlayfs.more.interrupts import Stopped
+from stages.stage4_overlayfs.more.interrupts import end_with
 from stages.stage5_container.monitor import Monitor
 from stages.stage5_container.options import OPTIONS, Contained
 from stages.stage5_container.runtime import live
@@ -21,18 +19,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Do what this process's arguments ask for, and end it."""
-    try:
-        status = command(sys.argv[1:])
-    except Stopped as stopped:
-        stopped.end()
-        raise
-    except KeyboardInterrupt:
-        # Whoever waits for us is to see what we ended of, a shell's loop for one.
-        linux.sigaction(linux.SIGINT, linux.SIG_DFL)
-        os.kill(os.getpid(), linux.SIGINT)
-        raise
-    # Nothing is left to flush or close, and taking an interpreter down in order costs 2 ms.
-    os._exit(status)
+    end_with(command)
 
 
 VERBS = {

@@ -37,6 +37,7 @@ from stages.stage5_container.more.ulimits import limits
 from tests.running import (
     NOBODY,
     abandoned_groups,
+    cannot,
     ordinary_user,
     run,
 )
@@ -192,7 +193,7 @@ def test_the_command_line_decides(inside: Inside) -> None:
 def test_the_numbers_are_the_kernels(tmp_path: Path) -> None:
     header = Path("/usr/include/linux/capability.h")
     if not header.exists():
-        pytest.skip("cannot: the kernel's headers are not installed")
+        cannot("the kernel's headers (linux-libc-dev) are not installed")
     rows = re.findall(r"^#define CAP_(\w+)\s+(\d+)$", header.read_text("utf-8"), re.MULTILINE)
     known = {name: int(number) for name, number in rows}
     assert {name: known[name] for name in capabilities.NAMES} == {
